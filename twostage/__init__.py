@@ -1,0 +1,47 @@
+"""Two-stage transfer learning: image embeddings and a table into a model you can trust.
+
+The public names below are imported on first use, so that ``import twostage`` stays light.
+"""
+
+from importlib import import_module
+from importlib.metadata import version as _version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from twostage.estimator import (
+        ImageEmbedder,
+        TwoStageClassifier,
+        TwoStageRegressor,
+        load_model,
+    )
+    from twostage.extraction import extract
+    from twostage.store.store import EmbeddingStore
+
+_HOME_OF = {
+    "ImageEmbedder": "twostage.estimator",
+    "TwoStageClassifier": "twostage.estimator",
+    "TwoStageRegressor": "twostage.estimator",
+    "EmbeddingStore": "twostage.store.store",
+    "extract": "twostage.extraction",
+    "load_model": "twostage.estimator",
+}
+
+__version__ = _version("twostage")
+__all__ = [
+    "EmbeddingStore",
+    "ImageEmbedder",
+    "TwoStageClassifier",
+    "TwoStageRegressor",
+    "extract",
+    "load_model",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'twostage' has no attribute {name!r}")
+    return getattr(import_module(_HOME_OF[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOME_OF])

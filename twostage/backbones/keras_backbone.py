@@ -1,0 +1,306 @@
+"""Build a Keras network, load its weights, strip its top, and compile one forward.
+
+The only place that imports Keras. It uses Keras alone, so that every Keras backend will do.
+"""
+
+import os
+import random
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import lru_cache
+from math import sqrt
+from typing import Any
+
+import numpy as np
+
+from twostage.backbones.catalogue import Architecture, find_architecture
+from twostage.backbones.spec import PENULTIMATE, BackboneSettings, BackboneSpec
+from twostage.errors import BackboneError, UsageError, did_you_mean
+from twostage.fingerprint import hash_file, hash_weights
+
+
+@contextmanager
+def _muted_stderr() -> Iterator[None]:
+    """Drop what native code writes to standard error, if the environment asks TensorFlow to be quiet.
+
+    Some of TensorFlow's start-up lines come before it heeds ``TF_CPP_MIN_LOG_LEVEL``.
+    """
+    if os.environ.get("TF_CPP_MIN_LOG_LEVEL", "0") < "3":
+        yield
+        return
+    kept = os.dup(2)
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+with _muted_stderr():
+    import keras
+
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow  # noqa: F401  (it starts up here, inside the mute)
+
+_IMAGENET_VARIANCE = (0.229, 0.224, 0.225)  # named so by Keras; in truth standard deviations
+
+
+class KerasBackbone:
+    """A stripped network, ready to embed.
+
+    Attributes
+    ----------
+    spec : BackboneSpec
+        What it is.
+    model : keras.Model
+        From uint8 pixels of shape (n, size, size, 3) to float32 embeddings of shape (n, dim).
+    """
+
+    def __init__(self, spec: BackboneSpec, model: Any, device: str | None):
+        self.spec = spec
+        self.model = model
+        self._device = device
+
+    def embed(self, batch: np.ndarray, batch_size: int) -> np.ndarray:
+        """Turn images into embeddings.
+
+        Parameters
+        ----------
+        batch : uint8 array of shape (n, size, size, 3)
+            RGB pixels, with n at most ``batch_size``. Not modified.
+        batch_size : int
+            The batch is filled up to it, so that the network is compiled for one shape and an
+            embedding does not depend on how many images came with it.
+
+        Returns
+        -------
+        float32 array of shape (n, dim)
+            Row i belongs to image i. Not L2-normalised.
+        """
+        n = len(batch)
+        if n < batch_size:
+            batch = np.concatenate([batch, np.zeros((batch_size - n, *batch.shape[1:]), "u1")])
+        with _on(self._device):
+            return np.asarray(self.model.predict_on_batch(batch), dtype=np.float32)[:n]
+
+
+@lru_cache(maxsize=2)
+def load_backbone(settings: BackboneSettings, device: str | None = None) -> KerasBackbone:
+    """Build the backbone that the settings ask for, and resolve its spec.
+
+    Parameters
+    ----------
+    settings : BackboneSettings
+        Open choices take their defaults.
+    device : str or None
+        As Keras names it ("cpu:0", "gpu:0"); None leaves the choice to the backend.
+
+    Raises
+    ------
+    BackboneError
+        If the weights can't be had or don't fit, or the layer can't be stripped to.
+    """
+    settings = settings.with_defaults()
+    architecture = find_architecture(str(settings.backbone))
+    with _on(device):
+        trunk = _load_trunk(architecture, settings)
+        model = _with_preprocessing(trunk, architecture, int(settings.image_size or 0))
+    spec = BackboneSpec(
+        architecture=architecture.name,
+        weights=_provenance(settings),
+        weights_digest=hash_weights((w.path, np.asarray(w)) for w in trunk.weights),
+        weights_file_hash=hash_file(settings.weights_file) if settings.weights_file else None,
+        layer=str(settings.layer),
+        pooling=settings.pooling,
+        dim=int(model.output.shape[-1]),
+        input_size_px=int(settings.image_size or 0),
+        resize=str(settings.resize),
+        preprocessing=architecture.preprocessing,
+        storage_dtype=str(settings.dtype),
+    )
+    return KerasBackbone(spec, model, device)
+
+
+def _load_trunk(architecture: Architecture, settings: BackboneSettings) -> Any:
+    """Load the weights into the first variant of the network that has the layer and takes them."""
+    failures: list[str] = []
+    for has_top in _variants(architecture, settings):
+        network = _construct(architecture, settings, has_top)
+        try:
+            _load_weights(network, architecture, settings, has_top)
+        except (ValueError, OSError, KeyError) as error:
+            failures.append(f"{'with' if has_top else 'without'} top: {_first_line(error)}")
+            continue
+        return keras.Model(network.input, _embedding_of(network, architecture, settings, has_top))
+    raise BackboneError(_misfit_message(architecture, settings, failures))
+
+
+def _variants(architecture: Architecture, settings: BackboneSettings) -> list[bool]:
+    """Return which variants of the network, with top or without, hold the layer asked for."""
+    if settings.layer == PENULTIMATE:
+        if not architecture.needs_top:
+            return [False, True]
+        if settings.pooling is not None:
+            raise UsageError(
+                f"--pooling does not apply to the penultimate layer of '{architecture.name}', "
+                "which is a vector. Name a feature map with --layer, or leave --pooling out."
+            )
+        return [True]
+    has_layer = {
+        has_top: settings.layer in _layer_names(architecture, settings, has_top)
+        for has_top in (False, True)
+    }
+    if not any(has_layer.values()):
+        known = _layer_names(architecture, settings, True)
+        raise UsageError(
+            f"'{architecture.name}' has no layer '{settings.layer}'."
+            f"{did_you_mean(str(settings.layer), known)} Its last ones are {', '.join(known[-5:])}."
+        )
+    return [has_top for has_top, holds in has_layer.items() if holds]
+
+
+def _layer_names(
+    architecture: Architecture, settings: BackboneSettings, has_top: bool
+) -> list[str]:
+    return [layer.name for layer in _construct(architecture, settings, has_top).layers]
+
+
+def _construct(architecture: Architecture, settings: BackboneSettings, has_top: bool) -> Any:
+    """Construct the network with seeded random weights, the same in every process."""
+    constructor = getattr(keras.applications, architecture.constructor)
+    size_px = settings.image_size
+    with _seeded(settings.random_state or 0):
+        network = constructor(
+            weights=None,
+            include_top=has_top,
+            pooling=None if has_top else settings.pooling or "avg",
+            input_shape=(size_px, size_px, 3),
+            **architecture.options,
+        )
+    return _with_imagenet_rescaling(network) if architecture.imagenet_rescaling else network
+
+
+def _load_weights(
+    network: Any, architecture: Architecture, settings: BackboneSettings, has_top: bool
+) -> None:
+    if settings.weights == "random":
+        return
+    if settings.weights_file is not None:
+        network.load_weights(str(settings.weights_file))
+        return
+    constructor = getattr(keras.applications, architecture.constructor)
+    try:
+        # Keras' own loading, at its own size; the weights serve at any size.
+        source = constructor(
+            weights="imagenet",
+            include_top=has_top,
+            pooling=None if has_top else "avg",
+            input_shape=(architecture.input_size_px,) * 2 + (3,),
+            **architecture.options,
+        )
+    except Exception as error:  # Keras raises a bare Exception when a download fails
+        raise BackboneError(_no_weights_message(architecture, error)) from error
+    network.set_weights(source.get_weights())
+
+
+def _with_imagenet_rescaling(network: Any) -> Any:
+    """Add the rescaling that Keras adds to EfficientNet only under ``weights="imagenet"``.
+
+    References
+    ----------
+    ``keras/src/applications/efficientnet.py``; tensorflow issue 49930.
+    """
+
+    def call(layer: Any, *args: Any, **kwargs: Any) -> Any:
+        outputs = layer(*args, **kwargs)
+        if isinstance(layer, keras.layers.Normalization):
+            scale = [1 / sqrt(variance) for variance in _IMAGENET_VARIANCE]
+            outputs = keras.layers.Rescaling(scale)(outputs)
+        return outputs
+
+    return keras.models.clone_model(network, clone_function=lambda layer: layer, call_function=call)
+
+
+def _embedding_of(
+    network: Any, architecture: Architecture, settings: BackboneSettings, has_top: bool
+) -> Any:
+    """Return the tensor that becomes the embedding, of shape (n, dim)."""
+    if settings.layer != PENULTIMATE:
+        tensor = network.get_layer(settings.layer).output
+    elif has_top:
+        tensor = network.get_layer(architecture.classifier).input
+    else:
+        tensor = network.output
+    if len(tensor.shape) == 2:
+        return tensor
+    if len(tensor.shape) != 4:
+        raise UsageError(
+            f"Layer '{settings.layer}' gives a tensor of shape {tensor.shape[1:]}; an embedding "
+            "needs a vector or a feature map. Name another --layer."
+        )
+    if settings.pooling == "max":
+        return keras.layers.GlobalMaxPooling2D()(tensor)
+    return keras.layers.GlobalAveragePooling2D()(tensor)
+
+
+def _with_preprocessing(trunk: Any, architecture: Architecture, size_px: int) -> Any:
+    """Put the cast from uint8 and Keras' preprocessing in front of the network."""
+    pixels = keras.Input((size_px, size_px, 3), dtype="uint8")
+    values = keras.ops.cast(pixels, "float32")
+    if architecture.preprocessing != "none":
+        preprocess = keras.applications.imagenet_utils.preprocess_input
+        values = preprocess(values, data_format="channels_last", mode=architecture.preprocessing)
+    return keras.Model(pixels, trunk(values, training=False))
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Seed Keras' initialisers, which draw their seeds from ``random``, and nothing else."""
+    state = random.getstate()
+    random.seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(state)
+
+
+def _on(device: str | None) -> AbstractContextManager[Any]:
+    scope: Callable[[str], AbstractContextManager[Any]] = keras.device
+    return scope(device) if device else nullcontext()
+
+
+def _provenance(settings: BackboneSettings) -> str:
+    if settings.weights == "random":
+        return f"random:{settings.random_state}"
+    file = settings.weights_file
+    return str(file.resolve()) if file else str(settings.weights)
+
+
+def _no_weights_message(architecture: Architecture, error: Exception) -> str:
+    return (
+        f"ImageNet weights of '{architecture.name}' are not here and can't be downloaded "
+        f"({_first_line(error)}). Connect to the network once, or give a file with --weights FILE, "
+        "or set KERAS_HOME to a folder whose models/ holds Keras' file, or try --weights random."
+    )
+
+
+def _misfit_message(
+    architecture: Architecture, settings: BackboneSettings, failures: list[str]
+) -> str:
+    said = "; ".join(failures)
+    if settings.weights_file is None:
+        return f"The weights do not fit '{architecture.name}' at {settings.image_size} px ({said})."
+    fix = "Give the file of that architecture"
+    if architecture.needs_top and settings.layer == PENULTIMATE:
+        fix = (
+            f"The penultimate layer of '{architecture.name}' belongs to the top: give a file with "
+            "top, or name a layer below it with --layer"
+        )
+    return f"'{settings.weights}' does not fit '{architecture.name}' ({said}). {fix}."
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0][:200]

@@ -1,0 +1,226 @@
+"""What a backbone is: as asked for (`BackboneSettings`), and as resolved (`BackboneSpec`)."""
+
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from twostage.backbones.catalogue import find_architecture
+from twostage.errors import BackboneError, UsageError
+from twostage.fingerprint import hash_file, hash_json
+from twostage.images.decoding import DECODER, RESIZE_FILTER, RESIZE_POLICIES
+
+FORMAT_VERSION = 1
+PENULTIMATE = "penultimate"
+POOLINGS = ("avg", "max")
+STORAGE_DTYPES = ("float32", "float16")
+_NUMERIC_VARIANT = ("engine", "precision", "storage_dtype")
+_PROVENANCE = ("weights", "weights_file_hash")
+
+
+@dataclass(frozen=True)
+class BackboneSettings:
+    """A backbone as a user asks for it; None stands for "the store's, or else the default".
+
+    Attributes
+    ----------
+    backbone : str, default "mobilenet_v2"
+        Name in the catalogue.
+    weights : str, default "imagenet"
+        "imagenet", "random", or the path of a weights file.
+    layer : str, default "penultimate"
+        Or the name of any layer.
+    pooling : {"avg", "max"} or None
+        How a feature map becomes a vector; average where nothing is said.
+    image_size : int, default the architecture's own
+        Input height and width in pixels.
+    resize : {"crop", "squash", "pad"}, default "crop"
+        How an image becomes a square.
+    dtype : {"float32", "float16"}, default "float32"
+        Of the stored embeddings.
+    random_state : int, default 0
+        Seed of "random" weights.
+    """
+
+    backbone: str | None = None
+    weights: str | None = None
+    layer: str | None = None
+    pooling: str | None = None
+    image_size: int | None = None
+    resize: str | None = None
+    dtype: str | None = None
+    random_state: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.backbone is not None:
+            find_architecture(self.backbone)
+        _check_choice("resize", self.resize, RESIZE_POLICIES)
+        _check_choice("pooling", self.pooling, POOLINGS)
+        _check_choice("dtype", self.dtype, STORAGE_DTYPES)
+        if self.image_size is not None and not 32 <= self.image_size <= 4096:
+            raise UsageError(f"image_size must be 32 to 4096 pixels; found {self.image_size}.")
+        if self.weights_file is not None and not self.weights_file.is_file():
+            raise UsageError(
+                f"There is no weights file '{self.weights}'. Give the path of a .h5, .weights.h5 "
+                "or .keras file, 'imagenet' or 'random'."
+            )
+
+    @property
+    def weights_file(self) -> Path | None:
+        """The file to load weights from, if they are to come from one."""
+        return Path(self.weights) if self.weights not in (None, "imagenet", "random") else None
+
+    def with_defaults(self) -> "BackboneSettings":
+        """Return the settings with every open choice made (``pooling`` may stay None)."""
+        architecture = find_architecture(self.backbone or "mobilenet_v2")
+        return replace(
+            self,
+            backbone=architecture.name,
+            weights=self.weights or "imagenet",
+            layer=self.layer or PENULTIMATE,
+            image_size=self.image_size or architecture.input_size_px,
+            resize=self.resize or "crop",
+            dtype=self.dtype or "float32",
+            random_state=self.random_state or 0,
+        )
+
+
+@dataclass(frozen=True)
+class BackboneSpec:
+    """A backbone as resolved once: everything that decides what an embedding is.
+
+    Attributes
+    ----------
+    architecture, layer, pooling, input_size_px, resize, preprocessing
+        See `BackboneSettings` and `twostage.backbones.catalogue.Architecture`.
+    weights : str
+        Where they came from: "imagenet", "random:SEED" or a file's path. Provenance only.
+    weights_digest : str
+        Digest of the stripped backbone's variables.
+    weights_file_hash : str or None
+        Digest of the weights file's bytes, to recognise it without building the network.
+    dim : int
+        Length of an embedding.
+    resize_filter, decoder : str
+        How pixels are made.
+    augmentation : str
+        Test-time augmentation; "none".
+    engine, precision, storage_dtype : str
+        The numeric variant: it changes the last digits, not what an embedding means.
+    format_version : int
+        Of this record and of the store that holds it.
+    """
+
+    architecture: str
+    weights: str
+    weights_digest: str
+    weights_file_hash: str | None
+    layer: str
+    pooling: str | None
+    dim: int
+    input_size_px: int
+    resize: str
+    preprocessing: str
+    storage_dtype: str
+    resize_filter: str = RESIZE_FILTER
+    decoder: str = DECODER
+    augmentation: str = "none"
+    engine: str = "keras"
+    precision: str = "float32"
+    format_version: int = FORMAT_VERSION
+
+    @property
+    def identity(self) -> str:
+        """Digest of all that gives an embedding its meaning: not the numeric variant."""
+        return hash_json(self._without(*_NUMERIC_VARIANT, *_PROVENANCE))
+
+    @property
+    def key(self) -> str:
+        """Digest of the identity and the numeric variant: names a cache."""
+        return hash_json(self._without(*_PROVENANCE))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the record as plain JSON-able values."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, record: dict[str, Any], where: object) -> "BackboneSpec":
+        """Read a record back, from ``where`` (for the message)."""
+        found = record.get("format_version")
+        if found != FORMAT_VERSION:
+            raise BackboneError(
+                f"'{where}' is of format version {found}; this twostage reads version "
+                f"{FORMAT_VERSION}. Use the twostage that wrote it, or extract again."
+            )
+        names = {field.name for field in fields(cls)}
+        if set(record) != names:
+            wrong = sorted(names ^ set(record))
+            raise BackboneError(f"'{where}' has a damaged backbone record (see {wrong}).")
+        return cls(**record)
+
+    def to_settings(self, weights: str | None = None) -> BackboneSettings:
+        """Return the settings that resolve to this spec again.
+
+        Parameters
+        ----------
+        weights : str, optional
+            Where its weights are now, if not where they came from.
+        """
+        name, _, seed = self.weights.partition(":")
+        is_random = name == "random" and seed.isdecimal()
+        return BackboneSettings(
+            backbone=self.architecture,
+            weights=weights or (name if is_random else self.weights),
+            layer=self.layer,
+            pooling=self.pooling,
+            image_size=self.input_size_px,
+            resize=self.resize,
+            dtype=self.storage_dtype,
+            random_state=int(seed) if is_random else None,
+        )
+
+    def conflicts(self, settings: BackboneSettings) -> list[str]:
+        """Say where settings ask for something else than this spec; [] if nowhere.
+
+        A weights file whose bytes are unknown is no conflict yet: only the built network tells.
+        """
+        weights = settings.weights
+        if weights == "random":
+            weights = f"random:{settings.random_state or 0}"
+        elif settings.weights_file is not None:
+            weights = None
+        asked = {
+            "backbone": (settings.backbone, self.architecture),
+            "weights": (weights, self.weights),
+            "layer": (settings.layer, self.layer),
+            "pooling": (settings.pooling, self.pooling),
+            "image_size": (settings.image_size, self.input_size_px),
+            "resize": (settings.resize, self.resize),
+            "dtype": (settings.dtype, self.storage_dtype),
+        }
+        return [
+            f"{name} is {mine}, asked for {theirs}"
+            for name, (theirs, mine) in asked.items()
+            if theirs is not None and theirs != mine
+        ]
+
+    def knows_weights_file(self, settings: BackboneSettings) -> bool:
+        """Whether the weights file asked for, if any, is the one this spec was made from."""
+        file = settings.weights_file
+        return file is None or hash_file(file) == self.weights_file_hash
+
+    def differences(self, other: "BackboneSpec") -> list[str]:
+        """Say where another spec's identity differs from this one's; [] if nowhere."""
+        mine, theirs = self._without(*_NUMERIC_VARIANT), other._without(*_NUMERIC_VARIANT)
+        return [
+            f"{name} is {mine[name]}, not {theirs[name]}"
+            for name in mine
+            if mine[name] != theirs[name] and name not in _PROVENANCE
+        ]
+
+    def _without(self, *names: str) -> dict[str, Any]:
+        return {name: value for name, value in asdict(self).items() if name not in names}
+
+
+def _check_choice(name: str, value: str | None, choices: tuple[str, ...]) -> None:
+    if value is not None and value not in choices:
+        raise UsageError(f"{name} must be one of {', '.join(choices)}; found {value!r}.")

@@ -1,0 +1,110 @@
+"""``twostage extract``: images into a store."""
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from twostage.cli.options import (
+    IMAGES,
+    TABLE,
+    backbone_options,
+    json_option,
+    quiet_option,
+    run_options,
+)
+from twostage.cli.output import UNREADABLE, plural, print_json, print_result, told
+from twostage.errors import UsageError
+
+if TYPE_CHECKING:
+    from twostage.extraction import ExtractionSummary
+
+
+@click.command()
+@click.argument("images", type=IMAGES)
+@click.option(
+    "-o", "--output", "store", required=True, metavar="STORE", help="Folder of the store."
+)
+@click.option("--table", type=TABLE, help="Only the images that this CSV or Parquet table names.")
+@click.option("--image-col", multiple=True, metavar="COL", help="Its column of paths; repeatable.")
+@backbone_options
+@click.option(
+    "--dtype", type=click.Choice(["float32", "float16"]), help="Of the stored embeddings."
+)
+@run_options
+@click.option(
+    "--on-error",
+    type=click.Choice(["null", "fail"]),
+    default="null",
+    show_default=True,
+    help="What an unreadable image becomes: a row with an error, or the end of the run.",
+)
+@click.option("--retry-errors", is_flag=True, help="Try again what could not be decoded.")
+@click.option("--verify", is_flag=True, help="Compare all images by their bytes, not their time.")
+@click.option("--random-state", type=int, metavar="N", help="Seed of random weights.  [default: 0]")
+@quiet_option
+@json_option
+@click.pass_context
+def extract(
+    ctx: click.Context,
+    images: str,
+    store: str,
+    table: str | None,
+    image_col: tuple[str, ...],
+    quiet: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Embed the images below the folder IMAGES into a store.
+
+    Each image goes once through a CNN without its top; the embeddings are kept as Parquet.
+    Run it again after adding or changing images: only those are computed.
+    Any option left out is the store's own, or for a new store the default: mobilenet_v2 with
+    ImageNet weights.
+    """
+    from twostage.extraction import extract as run
+
+    names = _names(table, image_col)
+    with told(quiet) as progress:
+        summary = run(images, store, names=names, progress=progress, **options)
+    if as_json:
+        print_json(asdict(summary))
+    elif not quiet:
+        print_result(describe(summary))
+    if summary.n_errors:
+        ctx.exit(UNREADABLE)
+
+
+def describe(summary: "ExtractionSummary") -> str:
+    """Put a summary in words."""
+    done = [f"{summary.n_computed:,} embedded now"]
+    if summary.n_reused:
+        done.append(f"{summary.n_reused:,} taken from images of equal bytes")
+    done.append(f"{summary.n_unchanged:,} unchanged")
+    rate = ""
+    if summary.n_computed:
+        rate = f" ({summary.n_computed / summary.seconds:.0f} images/s)"
+    lines = [
+        f"{summary.store}: {plural(summary.n_images, 'image')}, {', '.join(done)}; "
+        f"{summary.backbone}, {summary.dim} numbers each; {summary.seconds:.1f} s{rate}."
+    ]
+    if summary.note:
+        lines.append(summary.note)
+    if summary.n_errors:
+        reasons = ", ".join(f"{n:,} {reason}" for reason, n in summary.errors.items())
+        lines.append(f"{plural(summary.n_errors, 'image')} could not be used: {reasons}.")
+    return "\n".join(lines)
+
+
+def _names(table: str | None, columns: tuple[str, ...]) -> list[str] | None:
+    """Return the image names of a table, or None if there is no table."""
+    if (table is None) != (not columns):
+        raise UsageError("--table and --image-col go together: the table, and its column of paths.")
+    if table is None:
+        return None
+    from twostage.joins import image_names
+    from twostage.table.files import read_table, require_column
+
+    frame = read_table(table)
+    named = (image_names(require_column(frame, column, "image")) for column in columns)
+    return [name for rows in named for row in rows for name in row]

@@ -1,0 +1,262 @@
+"""``twostage fit``: a store and a table into a model."""
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from twostage.cli.options import (
+    IMAGES,
+    STORE,
+    TABLE,
+    backbone_options,
+    json_option,
+    quiet_option,
+    random_state_option,
+    run_options,
+)
+from twostage.cli.output import plural, print_json, print_result, say, told
+from twostage.errors import UsageError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from twostage.fitting import FitSettings, FittedModel
+    from twostage.joins import ImageBlock
+
+
+@click.command()
+@click.argument("store", type=STORE, required=False)
+@click.option("-o", "--output", "model", required=True, metavar="MODEL", help="Folder to make.")
+@click.option("--table", type=TABLE, help="CSV or Parquet table with the target.")
+@click.option("--target", metavar="COL", help="Column to predict.")
+@click.option(
+    "--target-from-folder",
+    is_flag=True,
+    help="Without a table: the target is the name of the folder an image is in.",
+)
+@click.option("--image-col", multiple=True, metavar="COL", help="Column of paths; repeatable.")
+@click.option("--images", type=IMAGES, help="Instead of STORE: the folder of the images.")
+@click.option("--group", metavar="COL", help="Rows of one group are never split apart.")
+@click.option("--head", type=click.Choice(["lightgbm"]), default="lightgbm", show_default=True)
+@click.option(
+    "--task",
+    type=click.Choice(["auto", "classification", "regression"]),
+    default="auto",
+    show_default=True,
+    help="What the target is; auto tells it from its values.",
+)
+@click.option("--log-target", is_flag=True, help="Learn the logarithm of a positive target.")
+@click.option(
+    "--features",
+    type=click.Choice(["both", "images", "table"]),
+    default="both",
+    show_default=True,
+    help="What the head may see.",
+)
+@click.option("--numeric", multiple=True, metavar="COL", help="Take the column as a number.")
+@click.option("--categorical", multiple=True, metavar="COL", help="Take it as a category.")
+@click.option("--ignore", multiple=True, metavar="COL", help="Leave it out.")
+@backbone_options
+@run_options
+@random_state_option
+@quiet_option
+@json_option
+def fit(
+    store: str | None,
+    model: str,
+    table: str | None,
+    images: str | None,
+    target_from_folder: bool,
+    quiet: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Train a model on the embeddings in STORE and the columns of a table.
+
+    The score is that of held-out rows, a fifth, which neither training nor early stopping nor any
+    encoder saw; the model saved is then trained on all rows.
+    """
+    from twostage.fitting import check_table, fit_and_score
+    from twostage.model import check_destination, write_model
+    from twostage.targets import prepare_target
+
+    check_destination(model)
+    _check_combination(store, images, table, target_from_folder, options)
+    frame = _read_rows(store, images, table, target_from_folder)
+    settings = _settings(options, target_from_folder)
+    check_table(frame, settings)
+    target = prepare_target(frame[settings.target], settings.task, log_target=settings.log_target)
+    blocks, backbone = _embed(frame, settings, store, images, options, quiet)
+    fitted = fit_and_score(frame, blocks, target, settings, backbone)
+    write_model(fitted, model)
+    if as_json:
+        print_json(_record(fitted, model))
+    else:
+        print_result(describe(fitted, model, blocks))
+
+
+def describe(fitted: "FittedModel", path: str, blocks: "dict[str, ImageBlock]") -> str:
+    """Put a fitted model in words."""
+    settings, held_out = fitted.settings, fitted.holdout
+    lines = [
+        f"Target '{settings.target}': {settings.task}{_classes(fitted)}, "
+        f"{plural(fitted.n_rows, 'row')}.",
+        *_feature_lines(fitted),
+    ]
+    n_without = sum(int((block.n_images == 0).sum()) for block in blocks.values())
+    if n_without and fitted.dims:
+        lines.append(f"No usable image: {plural(n_without, 'row')}; its embedding is missing.")
+    if held_out is not None:
+        kept = "" if held_out.n_groups == held_out.n_rows else f" ({held_out.n_groups:,} groups)"
+        lines.append(
+            f"Score on {held_out.n_rows:,} held-out rows{kept}, which training, early stopping "
+            f"and encoders did not see ({held_out.n_training_rows:,} rows did the training):"
+        )
+        lines += [f"  {name:18}{score}" for name, score in held_out.scores.items()]
+    lines.append(f"Saved {path}, trained anew on all {fitted.n_rows:,} rows.")
+    return "\n".join(lines)
+
+
+def _feature_lines(fitted: "FittedModel") -> list[str]:
+    lines = [
+        f"Image column '{column}': {dim} numbers from {_backbone_name(fitted)}."
+        for column, dim in fitted.dims.items()
+    ]
+    by_role: dict[str, list[str]] = {}
+    for column in fitted.columns:
+        reason = f" ({column.reason})" if column.reason else ""
+        by_role.setdefault(column.role, []).append(column.name + reason)
+    for role, columns in sorted(by_role.items(), reverse=True):
+        lines.append(f"{role.capitalize()}: {', '.join(columns)}.")
+    return lines
+
+
+def _backbone_name(fitted: "FittedModel") -> str:
+    return str(fitted.backbone["architecture"]) if fitted.backbone else "a store"
+
+
+def _classes(fitted: "FittedModel") -> str:
+    if fitted.classes is None:
+        return ""
+    names = [str(label) for label in fitted.classes]
+    shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
+    return f" into {len(names)} classes ({shown})"
+
+
+def _record(fitted: "FittedModel", path: str) -> dict[str, Any]:
+    return {
+        "model": path,
+        "settings": asdict(fitted.settings),
+        "classes": None if fitted.classes is None else fitted.classes.tolist(),
+        "columns": [asdict(column) for column in fitted.columns],
+        "image_columns": fitted.dims,
+        "n_rows": fitted.n_rows,
+        "holdout": None if fitted.holdout is None else asdict(fitted.holdout),
+    }
+
+
+def _check_combination(
+    store: str | None,
+    images: str | None,
+    table: str | None,
+    target_from_folder: bool,
+    options: dict[str, Any],
+) -> None:
+    if store and images:
+        raise UsageError("Give STORE or --images, not both.")
+    if not store and not images and options["features"] != "table":
+        raise UsageError("Give a STORE made by 'twostage extract', or --images with their folder.")
+    if target_from_folder:
+        if table or options["target"] or options["image_col"]:
+            raise UsageError("--target-from-folder goes without --table, --target, --image-col.")
+        if options["features"] == "table":
+            raise UsageError("--target-from-folder has no table; leave --features table out.")
+        return
+    if not table or not options["target"]:
+        raise UsageError("Give --table and --target, or --target-from-folder without a table.")
+    if not options["image_col"] and options["features"] != "table":
+        raise UsageError("Give --image-col, the table's column of image paths.")
+
+
+def _read_rows(
+    store: str | None, images: str | None, table: str | None, target_from_folder: bool
+) -> "pd.DataFrame":
+    from twostage.table.files import read_table, table_from_folders
+
+    if table is not None and not target_from_folder:
+        return read_table(table)
+    return table_from_folders(listed_images(store, images))
+
+
+def listed_images(store: str | None, images: str | None) -> list[str]:
+    """Return the names of all images in a store or below a folder."""
+    from pathlib import Path
+
+    from twostage.images.references import list_images
+    from twostage.store.store import EmbeddingStore
+
+    if store is not None:
+        return sorted(EmbeddingStore(store).index()["image"].to_pylist())
+    return [reference.image for reference in list_images(Path(str(images)))]
+
+
+def _settings(options: dict[str, Any], target_from_folder: bool) -> "FitSettings":
+    from twostage.fitting import FitSettings
+    from twostage.table.files import FOLDER_COLUMN, IMAGE_COLUMN
+    from twostage.table.roles import RoleOverrides
+
+    return FitSettings(
+        target=FOLDER_COLUMN if target_from_folder else options["target"],
+        image_columns=(IMAGE_COLUMN,) if target_from_folder else options["image_col"],
+        group=options["group"],
+        head=options["head"],
+        task=options["task"],
+        features=options["features"],
+        log_target=options["log_target"],
+        roles=RoleOverrides(options["numeric"], options["categorical"], options["ignore"]),
+        random_state=options["random_state"],
+    )
+
+
+def _embed(
+    frame: "pd.DataFrame",
+    settings: "FitSettings",
+    store: str | None,
+    images: str | None,
+    options: dict[str, Any],
+    quiet: bool,
+) -> "tuple[dict[str, ImageBlock], dict[str, Any] | None]":
+    """Return the embeddings of the table's images, and the spec of what made them."""
+    from twostage.backbones.spec import BackboneSettings
+    from twostage.extraction import ExtractionOptions
+    from twostage.sources import blocks_from_files, blocks_from_store
+    from twostage.store.store import EmbeddingStore
+
+    if store is None and images is None:
+        return {}, None
+    chosen = {
+        name: options[name]
+        for name in ("backbone", "weights", "layer", "pooling", "image_size", "resize")
+    }
+    if store is not None:
+        given = [f"--{name.replace('_', '-')}" for name, value in chosen.items() if value]
+        if given:
+            raise UsageError(f"{', '.join(given)}: the store has its backbone already.")
+        held = EmbeddingStore(store)
+        blocks, notes = blocks_from_store(frame, settings.image_columns, held)
+        for note in notes:
+            say(note)
+        return blocks, held.spec
+    with told(quiet) as progress:
+        how = ExtractionOptions(
+            options["batch_size"], options["workers"], options["device"], progress=progress
+        )
+        blocks, cached = blocks_from_files(
+            frame,
+            settings.image_columns,
+            str(images),
+            BackboneSettings(**chosen, random_state=options["random_state"]),
+            how,
+        )
+    return blocks, cached.spec

@@ -1,0 +1,58 @@
+"""The ``twostage`` command: its subcommands, and how errors become exit codes."""
+
+import logging
+import os
+from typing import Any
+
+import click
+
+from twostage import __version__
+from twostage.cli.backbones import backbones
+from twostage.cli.cache import cache
+from twostage.cli.demo import demo
+from twostage.cli.extract import extract
+from twostage.cli.fit import fit
+from twostage.cli.output import results_apart, say
+from twostage.cli.predict import predict
+from twostage.errors import TwoStageError
+
+INTERRUPTED = 130
+
+
+class _Group(click.Group):
+    """A group that turns twostage's errors into one line and an exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            with results_apart():
+                return super().invoke(ctx)
+        except TwoStageError as error:
+            say(f"Error: {error}")
+            ctx.exit(error.exit_code)
+        except KeyboardInterrupt:
+            say("Interrupted. What is committed stays; run the same command again to continue.")
+            ctx.exit(INTERRUPTED)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="twostage")
+def main() -> None:
+    """From photos and a table to a model you can trust.
+
+    \b
+    1. twostage extract PHOTOS -o STORE     embed each image once
+    2. twostage fit STORE --table T.csv --target COLUMN -o MODEL
+    3. twostage predict MODEL --table NEW.csv --images PHOTOS -o PREDICTIONS.csv
+
+    'twostage demo' shows the whole story in about a minute, without any data.
+
+    \b
+    Exit codes: 0 done; 1 the content is wrong; 2 the command is wrong;
+    3 done, but some images were unreadable; 130 interrupted.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    logging.getLogger("twostage").setLevel(logging.INFO)
+
+
+for _command in (extract, fit, predict, demo, backbones, cache):
+    main.add_command(_command)

@@ -1,0 +1,79 @@
+"""Options that several commands share."""
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+IMAGES = click.Path(exists=True, file_okay=False)
+TABLE = click.Path(exists=True, dir_okay=False)
+STORE = click.Path(exists=True, file_okay=False)
+
+
+def together(*decorators: Decorator) -> Decorator:
+    """Make one decorator of several, in the order that --help shows."""
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        for decorator in reversed(decorators):
+            function = decorator(function)
+        return function
+
+    return decorate
+
+
+backbone_options = together(
+    click.option(
+        "--backbone", metavar="NAME", help="CNN that embeds ('twostage backbones' lists them)."
+    ),
+    click.option(
+        "--weights",
+        metavar="imagenet|random|FILE",
+        help="Where its weights come from: Keras' ImageNet weights, random, or a file.",
+    ),
+    click.option("--layer", metavar="NAME", help="Layer to embed with, if not the penultimate."),
+    click.option(
+        "--pooling", type=click.Choice(["avg", "max"]), help="How a feature map becomes a vector."
+    ),
+    click.option(
+        "--image-size", type=int, metavar="N", help="Input size in pixels, if not its own."
+    ),
+    click.option(
+        "--resize",
+        type=click.Choice(["crop", "squash", "pad"]),
+        help="How an image becomes a square: cut its centre, change its aspect ratio, add black.",
+    ),
+)
+
+run_options = together(
+    click.option(
+        "--batch-size",
+        type=click.IntRange(1),
+        default=32,
+        show_default=True,
+        help="Images that go through the backbone at once.",
+    ),
+    click.option(
+        "--workers", type=click.IntRange(1), help="Threads that decode; one per core by default."
+    ),
+    click.option(
+        "--device",
+        type=click.Choice(["auto", "cpu", "gpu"]),
+        default="auto",
+        show_default=True,
+        help="Where the backbone runs.",
+    ),
+)
+
+random_state_option = click.option(
+    "--random-state",
+    type=int,
+    default=0,
+    show_default=True,
+    help="Seed of everything random.",
+)
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="Print the summary as one JSON object."
+)
+quiet_option = click.option("--quiet", is_flag=True, help="Say nothing but the result.")

@@ -1,0 +1,118 @@
+"""Where words go: results to standard output, everything else to standard error."""
+
+import json
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
+from typing import Any, TextIO
+
+import click
+
+UNREADABLE = 3
+_SECONDS_BETWEEN_LINES = 10.0
+_results: TextIO | None = None
+
+
+def say(message: str) -> None:
+    """Tell the user something that is no result."""
+    click.echo(message, err=True)
+
+
+@contextmanager
+def results_apart() -> Iterator[None]:
+    """Keep standard output for results.
+
+    What libraries print is none: Keras reports its downloads there. It goes to standard error.
+    """
+    global _results
+    before, _results = _results, _results or sys.stdout
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        _results = before
+
+
+def print_result(text: str) -> None:
+    """Print a result to standard output."""
+    click.echo(text, file=_results)
+
+
+def print_json(record: dict[str, Any]) -> None:
+    """Print a summary as one JSON object."""
+    print_result(json.dumps(record))
+
+
+def plural(n: int, word: str) -> str:
+    """Return ``"1 image"`` or ``"1,204 images"``."""
+    return f"{n:,} {word}" if n == 1 else f"{n:,} {word}s"
+
+
+class _Echo(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        say(record.getMessage())
+
+
+@contextmanager
+def told(quiet: bool) -> Iterator[Callable[[int, int], None] | None]:
+    """Show the library's log, and yield a progress callback; neither if quiet.
+
+    Progress is a bar with rate and remaining time on a terminal, plain lines otherwise.
+    """
+    if quiet:
+        yield None
+        return
+    handler = _Echo()
+    log = logging.getLogger("twostage")
+    log.addHandler(handler)
+    try:
+        if sys.stderr.isatty():
+            with _bar() as progress:
+                yield progress
+        else:
+            yield _lines()
+    finally:
+        log.removeHandler(handler)
+
+
+@contextmanager
+def _bar() -> Iterator[Callable[[int, int], None]]:
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        ProgressColumn,
+        Task,
+        TimeRemainingColumn,
+    )
+    from rich.text import Text
+
+    class Rate(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            return Text(f"{task.speed:.0f} images/s" if task.speed else "")
+
+    columns = (BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn())
+    with Progress("Embedding", *columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task("", total=None, visible=False)
+
+        def progress(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total, visible=True)
+
+        yield progress
+
+
+def _lines() -> Callable[[int, int], None]:
+    times = [time.monotonic()]
+
+    def progress(done: int, total: int) -> None:
+        now = time.monotonic()
+        if now - times[-1] < _SECONDS_BETWEEN_LINES:
+            return
+        times.append(now)
+        rate = done / (now - times[0])
+        say(f"{done:,} of {total:,} images, {rate:.0f}/s, {(total - done) / rate:.0f} s left")
+
+    return progress

@@ -1,0 +1,135 @@
+"""``twostage predict``: a model and a table into predictions."""
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from twostage.cli.fit import listed_images
+from twostage.cli.options import IMAGES, STORE, TABLE, json_option, quiet_option, run_options
+from twostage.cli.output import UNREADABLE, plural, print_json, print_result, say, told
+from twostage.errors import StoreError, UsageError, listed
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from twostage.fitting import FittedModel
+    from twostage.joins import ImageBlock
+
+
+@click.command()
+@click.argument("model", type=click.Path(exists=True, file_okay=False))
+@click.option("--table", type=TABLE, help="CSV or Parquet table with the columns of the training.")
+@click.option("--images", type=IMAGES, help="Folder of the table's images.")
+@click.option("--store", type=STORE, help="Instead of --images: a store that holds them.")
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    metavar="PREDICTIONS",
+    help="File to write: .parquet, or else CSV.",
+)
+@run_options
+@quiet_option
+@json_option
+@click.pass_context
+def predict(
+    ctx: click.Context,
+    model: str,
+    table: str | None,
+    images: str | None,
+    store: str | None,
+    output: str,
+    quiet: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Predict with a MODEL for each row of a table, in its order.
+
+    The result has a row per row of the table: the image columns and the group if given,
+    prediction, proba_CLASS for each class, n_images, error. Embeddings are cached. A model trained
+    on a folder per class needs no table: it predicts for all images.
+    """
+    from twostage.model import read_model
+    from twostage.table.files import write_table
+
+    fitted = read_model(model)
+    frame = _read_rows(fitted, table, images, store)
+    blocks = _embed(fitted, frame, images, store, quiet, options)
+    predictions = fitted.prediction_table(frame, blocks)
+    write_table(predictions, output)
+    n_errors = int(predictions["error"].notna().sum())
+    if as_json:
+        print_json({"output": output, "n_rows": len(predictions), "n_errors": n_errors})
+    elif not quiet:
+        print_result(f"{output}: {plural(len(predictions), 'prediction')}.")
+        _tell_unused(fitted, frame)
+    if n_errors:
+        first = predictions["error"].dropna().iloc[0]
+        say(f"{plural(n_errors, 'row')} with an unusable image; first: {first}.")
+        ctx.exit(UNREADABLE)
+
+
+def _read_rows(
+    fitted: "FittedModel", table: str | None, images: str | None, store: str | None
+) -> "pd.DataFrame":
+    import pandas as pd
+
+    from twostage.table.files import read_table
+
+    if images and store:
+        raise UsageError("Give --images or --store, not both.")
+    if fitted.dims and not images and not store:
+        raise UsageError("The model looks at images: give --images with their folder, or --store.")
+    if table is not None:
+        return read_table(table)
+    if fitted.table_columns or len(fitted.dims) != 1:
+        raise UsageError("The model needs a table: give --table.")
+    return pd.DataFrame({next(iter(fitted.dims)): listed_images(store, images)})
+
+
+def _embed(
+    fitted: "FittedModel",
+    frame: "pd.DataFrame",
+    images: str | None,
+    store: str | None,
+    quiet: bool,
+    options: dict[str, Any],
+) -> "dict[str, ImageBlock]":
+    from twostage.backbones.spec import BackboneSpec
+    from twostage.extraction import ExtractionOptions
+    from twostage.sources import blocks_from_files, blocks_from_store
+    from twostage.store.store import EmbeddingStore
+
+    columns = list(fitted.dims)
+    if not columns or fitted.backbone is None:
+        return {}
+    spec = BackboneSpec.from_dict(fitted.backbone, "the model")
+    if store is not None:
+        held = EmbeddingStore(store)
+        _check_backbone(spec, BackboneSpec.from_dict(held.spec, store), store)
+        blocks, notes = blocks_from_store(frame, columns, held, must_match=False)
+        for note in notes:
+            say(note)
+        return blocks
+    with told(quiet) as progress:
+        how = ExtractionOptions(**options, progress=progress)
+        blocks, _ = blocks_from_files(frame, columns, str(images), spec.to_settings(), how)
+    return blocks
+
+
+def _check_backbone(wanted: Any, found: Any, store: str) -> None:
+    differences = wanted.differences(found)
+    if differences:
+        raise StoreError(
+            f"Store '{store}' was made by another backbone than the model: "
+            f"{'; '.join(differences)}. Give a store made by the model's backbone, or --images."
+        )
+    if wanted.key != found.key:
+        say("Note: the store's embeddings have another precision than those of the training.")
+
+
+def _tell_unused(fitted: "FittedModel", frame: "pd.DataFrame") -> None:
+    known = {column.name for column in fitted.columns} | set(fitted.settings.reserved())
+    unknown = [str(name) for name in frame.columns if str(name) not in known]
+    if unknown:
+        say(f"Columns that the model does not know were left out: {listed(unknown)}.")

@@ -1,0 +1,546 @@
+"""scikit-learn estimators over the same code as the command line."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Self
+
+import numpy as np
+import pandas as pd
+from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin, TransformerMixin
+from sklearn.utils import Tags, assert_all_finite, check_consistent_length, check_random_state
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import (
+    _check_feature_names,
+    _check_n_features,
+    check_is_fitted,
+    column_or_1d,
+    validate_data,
+)
+
+from twostage.backbones.spec import BackboneSettings, BackboneSpec
+from twostage.cache import embed_through_cache
+from twostage.errors import DataError, ImagesError
+from twostage.extraction import ExtractionOptions
+from twostage.fitting import FitSettings, FittedModel, fit_model
+from twostage.joins import ImageBlock
+from twostage.model import read_model, write_model
+from twostage.sources import blocks_from_files
+from twostage.table.roles import RoleOverrides
+from twostage.targets import Target, prepare_target
+
+PathLike = str | os.PathLike[str]
+
+
+class _BackboneParameters:
+    """The parameters that say which backbone embeds images, and how it is run."""
+
+    backbone: str
+    weights: str
+    layer: str | None
+    pooling: str | None
+    image_size: int | None
+    resize: str | None
+    image_root: PathLike | None
+    batch_size: int
+    workers: int | None
+    device: str
+    cache_dir: PathLike | None
+
+    def _backbone_settings(self) -> BackboneSettings:
+        return BackboneSettings(
+            backbone=self.backbone,
+            weights=self.weights,
+            layer=self.layer,
+            pooling=self.pooling,
+            image_size=self.image_size,
+            resize=self.resize,
+        )
+
+    def _blocks(
+        self, frame: pd.DataFrame, columns: Sequence[str], settings: BackboneSettings
+    ) -> tuple[dict[str, ImageBlock], dict[str, Any] | None]:
+        """Return the embeddings of image columns, and the spec of what made them."""
+        if not columns:
+            return {}, None
+        options = ExtractionOptions(self.batch_size, self.workers, self.device)
+        root = self.image_root or os.curdir
+        blocks, store = blocks_from_files(frame, columns, root, settings, options, self.cache_dir)
+        return blocks, store.spec
+
+
+class ImageEmbedder(_BackboneParameters, TransformerMixin, BaseEstimator):
+    """Turn columns of image paths into embeddings.
+
+    Embeddings come from the cache on disk, so that a cross-validation embeds no image twice.
+
+    Parameters
+    ----------
+    backbone : str, default="mobilenet_v2"
+        Name in the catalogue (``twostage backbones`` lists it).
+    weights : str, default="imagenet"
+        "imagenet", "random", or the path of a weights file.
+    layer : str, optional
+        Name of a layer, if not the penultimate one.
+    pooling : {"avg", "max"}, optional
+        How a feature map becomes a vector.
+    image_size : int, optional
+        Input size in pixels, if not the architecture's own.
+    resize : {"crop", "squash", "pad"}, optional
+        How an image becomes a square; "crop" if None.
+    image_root : path-like, optional
+        What relative paths start from; the current folder if None.
+    on_error : {"null", "fail"}, default="null"
+        Whether an unreadable image becomes a row of NaN or an error.
+    batch_size : int, default=32
+        Images that go through the backbone at once.
+    workers : int, optional
+        Threads that decode; as many as there are cores if None.
+    device : {"auto", "cpu", "gpu"}, default="auto"
+        Where the backbone runs.
+    cache_dir : path-like, optional
+        Where the cache is; ``TWOSTAGE_CACHE`` or the user's cache folder if None.
+
+    Attributes
+    ----------
+    n_features_in_ : int
+        Number of image columns.
+    feature_names_in_ : array of str
+        Their names, if ``X`` was a DataFrame.
+    dim_ : int
+        Length of an embedding.
+
+    Examples
+    --------
+    >>> from twostage import ImageEmbedder
+    >>> embedder = ImageEmbedder("mobilenet_v2", image_root="photos")
+    >>> embedder.fit_transform(["a.jpg", "b.jpg"]).shape  # doctest: +SKIP
+    (2, 1280)
+    """
+
+    def __init__(
+        self,
+        backbone: str = "mobilenet_v2",
+        *,
+        weights: str = "imagenet",
+        layer: str | None = None,
+        pooling: str | None = None,
+        image_size: int | None = None,
+        resize: str | None = None,
+        image_root: PathLike | None = None,
+        on_error: str = "null",
+        batch_size: int = 32,
+        workers: int | None = None,
+        device: str = "auto",
+        cache_dir: PathLike | None = None,
+    ):
+        self.backbone = backbone
+        self.weights = weights
+        self.layer = layer
+        self.pooling = pooling
+        self.image_size = image_size
+        self.resize = resize
+        self.image_root = image_root
+        self.on_error = on_error
+        self.batch_size = batch_size
+        self.workers = workers
+        self.device = device
+        self.cache_dir = cache_dir
+
+    def fit(self, X: Any, y: Any = None) -> Self:
+        """Build the backbone; nothing is learned from ``X``.
+
+        Parameters
+        ----------
+        X : Series, list, or DataFrame or array of shape (n_rows, n_image_columns)
+            Paths; several in one cell are separated by ``;``.
+        y : ignored
+        """
+        frame = _image_frame(X)
+        _check_feature_names(self, X, reset=True)
+        _check_n_features(self, frame, reset=True)
+        options = ExtractionOptions(self.batch_size, self.workers, self.device)
+        store = embed_through_cache([], self._backbone_settings(), options, self.cache_dir)
+        self.dim_ = store.dim
+        return self
+
+    def transform(self, X: Any) -> np.ndarray:
+        """Return the embeddings.
+
+        Parameters
+        ----------
+        X : as for `fit`
+            Paths.
+
+        Returns
+        -------
+        float32 array of shape (n_rows, n_image_columns * dim)
+            NaN in rows without a readable image.
+        """
+        check_is_fitted(self, "dim_")
+        frame = _image_frame(X)
+        _check_feature_names(self, X, reset=False)
+        _check_n_features(self, frame, reset=False)
+        blocks, _ = self._blocks(frame, list(frame.columns), self._backbone_settings())
+        if self.on_error == "fail":
+            _raise_first_error(blocks)
+        return np.hstack([block.matrix for block in blocks.values()])
+
+    def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
+        """Return ``<image column>_emb_0000`` and so on."""
+        check_is_fitted(self, "dim_")
+        columns = getattr(self, "feature_names_in_", None)
+        if columns is None:
+            columns = input_features
+        if columns is None:
+            columns = _default_names("image", self.n_features_in_)
+        return np.array(
+            [f"{column}_emb_{i:04d}" for column in columns for i in range(self.dim_)], dtype=object
+        )
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.string = True
+        tags.input_tags.one_d_array = True
+        return tags
+
+
+class _TwoStage(_BackboneParameters, BaseEstimator):
+    """What the classifier and the regressor share."""
+
+    model_: FittedModel
+
+    def __init__(
+        self,
+        image_columns: Sequence[str] | str | None = None,
+        head: str = "lightgbm",
+        *,
+        features: str = "both",
+        numeric: Sequence[str] = (),
+        categorical: Sequence[str] = (),
+        ignore: Sequence[str] = (),
+        backbone: str = "mobilenet_v2",
+        weights: str = "imagenet",
+        layer: str | None = None,
+        pooling: str | None = None,
+        image_size: int | None = None,
+        resize: str | None = None,
+        image_root: PathLike | None = None,
+        batch_size: int = 32,
+        workers: int | None = None,
+        device: str = "auto",
+        cache_dir: PathLike | None = None,
+        random_state: int | np.random.RandomState | None = 0,
+        n_jobs: int | None = None,
+    ):
+        self.image_columns = image_columns
+        self.head = head
+        self.features = features
+        self.numeric = numeric
+        self.categorical = categorical
+        self.ignore = ignore
+        self.backbone = backbone
+        self.weights = weights
+        self.layer = layer
+        self.pooling = pooling
+        self.image_size = image_size
+        self.resize = resize
+        self.image_root = image_root
+        self.batch_size = batch_size
+        self.workers = workers
+        self.device = device
+        self.cache_dir = cache_dir
+        self.random_state = random_state
+        self.n_jobs = n_jobs
+
+    def fit(self, X: Any, y: Any, groups: Any = None) -> Self:
+        """Embed the images, and learn encoders and head.
+
+        Parameters
+        ----------
+        X : DataFrame or array of shape (n_rows, n_columns)
+            The table. Image columns hold paths; several in one cell are separated by ``;``. An
+            array is taken as numbers.
+        y : array of shape (n_rows,)
+            The target.
+        groups : array of shape (n_rows,), optional
+            Rows of one group stay together in the inner split that stops the training.
+
+        Raises
+        ------
+        DataError
+            If the target or a column does not hold what it must; it is a ValueError.
+        """
+        frame = self._to_frame(X, is_fit=True)
+        values = self._to_series(y, frame)
+        target = self._prepare_target(values)
+        settings = self._settings(frame, values, is_table=isinstance(X, pd.DataFrame))
+        blocks, spec = self._blocks(frame, settings.image_columns, self._backbone_settings())
+        group_numbers = None
+        if groups is not None:
+            check_consistent_length(frame, groups)
+            group_numbers = np.unique(column_or_1d(groups), return_inverse=True)[1]
+        model = fit_model(frame, blocks, target, settings, group_numbers)
+        self._adopt(replace(model, backbone=spec))
+        return self
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Predict a class label or a value for each row.
+
+        Parameters
+        ----------
+        X : DataFrame or array of shape (n_rows, n_columns)
+            With the columns of `fit`, in their order.
+
+        Returns
+        -------
+        array of shape (n_rows,)
+        """
+        check_is_fitted(self, "model_")
+        return self.model_.predict(*self._inputs(X))
+
+    def save(self, path: PathLike) -> None:
+        """Write the fitted estimator as a model folder, for `load_model` and ``twostage predict``.
+
+        Parameters
+        ----------
+        path : path-like
+            The folder; an older model in its place is replaced.
+        """
+        check_is_fitted(self, "model_")
+        write_model(self.model_, path)
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = True
+        return tags
+
+    def _prepare_target(self, values: pd.Series) -> Target:
+        raise NotImplementedError
+
+    def _adopt(self, model: FittedModel) -> None:
+        self.model_ = model
+
+    def _settings(self, frame: pd.DataFrame, values: pd.Series, is_table: bool) -> FitSettings:
+        images = self.image_columns
+        numeric = self.numeric if is_table else frame.columns
+        return FitSettings(
+            target=str(values.name),
+            head=self.head,
+            features=self.features,
+            image_columns=(images,) if isinstance(images, str) else tuple(images or ()),
+            roles=RoleOverrides(tuple(numeric), tuple(self.categorical), tuple(self.ignore)),
+            random_state=_seed(self.random_state),
+            n_jobs=self.n_jobs,
+        )
+
+    def _inputs(self, X: Any) -> tuple[pd.DataFrame, dict[str, ImageBlock]]:
+        frame = self._to_frame(X, is_fit=False)
+        if self.model_.backbone is None:
+            return frame, {}
+        settings = BackboneSpec.from_dict(self.model_.backbone, "the model").to_settings()
+        return frame, self._blocks(frame, list(self.model_.dims), settings)[0]
+
+    def _to_frame(self, X: Any, is_fit: bool) -> pd.DataFrame:
+        """Check X and return it as a DataFrame whose columns are named by strings."""
+        if isinstance(X, pd.DataFrame):
+            if is_fit or hasattr(self, "n_features_in_"):
+                _check_feature_names(self, X, reset=is_fit)
+                _check_n_features(self, X, reset=is_fit)
+            return X.rename(columns=str)
+        least = 2 if is_fit else 1
+        values = validate_data(
+            self, X, reset=is_fit, ensure_all_finite="allow-nan", ensure_min_samples=least
+        )
+        return pd.DataFrame(values, columns=_default_names("x", values.shape[1]))
+
+    def _to_series(self, y: Any, frame: pd.DataFrame) -> pd.Series:
+        """Check y and return it as a named Series."""
+        if y is None:
+            raise DataError(
+                f"This {type(self).__name__} estimator requires y to be passed, but the target y "
+                "is None."
+            )
+        values = y if isinstance(y, pd.Series) else pd.Series(column_or_1d(y, warn=True))
+        check_consistent_length(frame, values)
+        if values.dtype.kind == "f":
+            assert_all_finite(values.to_numpy(), allow_nan=True, input_name="y")
+        return values.rename("target" if values.name is None else str(values.name))
+
+
+class TwoStageClassifier(ClassifierMixin, _TwoStage):
+    """Classify rows of a table, some of whose columns may name images.
+
+    Images are embedded once, through the cache on disk; the embeddings and the scaled and encoded
+    columns of the table train the head. Without image columns it is an ordinary tabular
+    estimator.
+
+    Parameters
+    ----------
+    image_columns : str or sequence of str, optional
+        Columns of ``X`` that hold image paths.
+    head : str, default="lightgbm"
+        The learner.
+    features : {"both", "images", "table"}, default="both"
+        What the head may see.
+    numeric, categorical, ignore : sequence of str
+        Columns taken as such, whatever they look like.
+    backbone, weights, layer, pooling, image_size, resize, image_root, batch_size, workers, \
+device, cache_dir
+        See `ImageEmbedder`.
+    random_state : int, RandomState or None, default=0
+        Of everything random; None draws anew at each fit.
+    n_jobs : int, optional
+        Threads of the head; as many as there are cores if None.
+
+    Attributes
+    ----------
+    classes_ : array of shape (n_classes,)
+        Class labels, sorted.
+    model_ : twostage.fitting.FittedModel
+        Encoders, head, columns and their roles.
+    n_features_in_ : int
+        Number of columns.
+    feature_names_in_ : array of str
+        Their names, if ``X`` was a DataFrame.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from twostage import TwoStageClassifier
+    >>> table = pd.DataFrame({"age": [20, 25, 30, 60, 65, 70] * 5, "site": ["arm", "leg"] * 15})
+    >>> model = TwoStageClassifier().fit(table, [0, 0, 0, 1, 1, 1] * 5)
+    >>> model.predict(table[:6]).tolist()
+    [0, 0, 0, 1, 1, 1]
+    """
+
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """Return class probabilities.
+
+        Parameters
+        ----------
+        X : as for `predict`
+
+        Returns
+        -------
+        array of shape (n_rows, n_classes)
+            In the order of ``classes_``.
+        """
+        check_is_fitted(self, "model_")
+        return self.model_.predict_proba(*self._inputs(X))
+
+    def _prepare_target(self, values: pd.Series) -> Target:
+        if not values.isna().any():
+            check_classification_targets(values.to_numpy())
+        return prepare_target(values, "classification")
+
+    def _adopt(self, model: FittedModel) -> None:
+        super()._adopt(model)
+        self.classes_ = model.classes
+
+
+class TwoStageRegressor(RegressorMixin, _TwoStage):
+    """Predict a number for rows of a table, some of whose columns may name images.
+
+    Parameters and attributes are those of `TwoStageClassifier`, but ``classes_``.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> from twostage import TwoStageRegressor
+    >>> table = pd.DataFrame({"area": [float(area) for area in range(50, 150)]})
+    >>> model = TwoStageRegressor().fit(table, table["area"] * 1000)
+    >>> bool(abs(model.predict(table[50:51])[0] - 100_000) < 5_000)
+    True
+    """
+
+    def _prepare_target(self, values: pd.Series) -> Target:
+        return prepare_target(values, "regression")
+
+
+def load_model(
+    path: PathLike, *, image_root: PathLike | None = None, cache_dir: PathLike | None = None
+) -> TwoStageClassifier | TwoStageRegressor:
+    """Load a model folder, made by ``twostage fit`` or ``save``, as a fitted estimator.
+
+    Nothing in the folder is run as code, and each file is compared with its digest.
+
+    Parameters
+    ----------
+    path : path-like
+        The folder.
+    image_root : path-like, optional
+        What relative image paths start from; the current folder if None.
+    cache_dir : path-like, optional
+        Where embeddings are cached; see `ImageEmbedder`.
+
+    Returns
+    -------
+    TwoStageClassifier or TwoStageRegressor
+        Columns are taken by name; further ones do not matter.
+
+    Raises
+    ------
+    UsageError
+        If there is no such folder.
+    ModelError
+        If it is no model, of another version, or damaged.
+    """
+    model = read_model(path)
+    kind = TwoStageClassifier if model.is_classification else TwoStageRegressor
+    settings = model.settings
+    estimator = kind(
+        settings.image_columns,
+        settings.head,
+        features=settings.features,
+        numeric=settings.roles.numeric,
+        categorical=settings.roles.categorical,
+        ignore=settings.roles.ignore,
+        image_root=image_root,
+        cache_dir=cache_dir,
+        random_state=settings.random_state,
+    )
+    if model.backbone is not None:
+        asked = BackboneSpec.from_dict(model.backbone, path).to_settings()
+        estimator.set_params(
+            backbone=asked.backbone,
+            weights=asked.weights,
+            layer=asked.layer,
+            pooling=asked.pooling,
+            image_size=asked.image_size,
+            resize=asked.resize,
+        )
+    estimator._adopt(model)
+    return estimator
+
+
+def _image_frame(X: Any) -> pd.DataFrame:
+    """Return paths, in whatever they come, as a DataFrame of named columns."""
+    if isinstance(X, pd.DataFrame):
+        return X.rename(columns=str)
+    if isinstance(X, pd.Series):
+        return X.to_frame("image" if X.name is None else str(X.name))
+    values = np.asarray(X, dtype=object)
+    values = values.reshape(len(values), -1)
+    return pd.DataFrame(values, columns=_default_names("image", values.shape[1]))
+
+
+def _default_names(stem: str, n: int) -> list[str]:
+    return [stem] if n == 1 and stem == "image" else [f"{stem}{i}" for i in range(n)]
+
+
+def _raise_first_error(blocks: Mapping[str, ImageBlock]) -> None:
+    for block in blocks.values():
+        bad = [(row, error) for row, error in enumerate(block.errors) if error is not None]
+        if bad:
+            row, error = bad[0]
+            raise ImagesError(
+                f"{len(bad)} of {len(block.errors)} rows have an unreadable image; first: row "
+                f"{row + 1}, {error}. Fix the paths, or use on_error='null'."
+            )
+
+
+def _seed(random_state: int | np.random.RandomState | None) -> int:
+    if isinstance(random_state, (int, np.integer)):
+        return int(random_state)
+    return int(check_random_state(random_state).randint(np.iinfo(np.int32).max))

@@ -1,0 +1,1 @@
+"""Where shards run. An executor has one method, ``run``."""

@@ -1,0 +1,403 @@
+"""Stage two: features and a head. The one path under the command line and the estimators."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from twostage.errors import DataError, UsageError, listed
+from twostage.fingerprint import hash_json
+from twostage.heads import make_head
+from twostage.images.references import EXTENSIONS
+from twostage.joins import ImageBlock
+from twostage.metrics import Score, score_classification, score_regression
+from twostage.splits import holdout, link_groups
+from twostage.table.encoding import TableEncoder
+from twostage.table.files import require_column
+from twostage.table.roles import IGNORED, Column, RoleOverrides, infer_roles
+from twostage.targets import TASKS, Target
+
+FEATURES = ("both", "images", "table")
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """How stage two is fitted.
+
+    Attributes
+    ----------
+    target : str
+        The column to predict.
+    head : str
+        Name of the learner.
+    task : {"auto", "classification", "regression"}
+        What the target is; "auto" tells it from the values.
+    features : {"both", "images", "table"}
+        What the head may see.
+    image_columns : tuple of str
+        Columns that name images.
+    group : str or None
+        Column whose equal values must not be separated by a split.
+    log_target : bool
+        Whether to learn the logarithm of a positive target; predictions are in its own unit.
+    roles : RoleOverrides
+        Roles of table columns that the user decides.
+    random_state : int
+        Of everything random.
+    n_jobs : int or None
+        Threads of the head; as many as there are cores if None.
+    """
+
+    target: str
+    head: str = "lightgbm"
+    task: str = "auto"
+    features: str = "both"
+    image_columns: tuple[str, ...] = ()
+    group: str | None = None
+    log_target: bool = False
+    roles: RoleOverrides = field(default_factory=RoleOverrides)
+    random_state: int = 0
+    n_jobs: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, value, choices in (
+            ("task", self.task, TASKS),
+            ("features", self.features, FEATURES),
+        ):
+            if value not in choices:
+                raise UsageError(f"{name} must be one of {', '.join(choices)}; found {value!r}.")
+
+    def reserved(self) -> dict[str, str]:
+        """Return the columns that never become features, and what they are."""
+        group = {self.group: "group"} if self.group else {}
+        return group | dict.fromkeys(self.image_columns, "image") | {self.target: "target"}
+
+
+@dataclass(frozen=True)
+class Holdout:
+    """The score on rows that nothing of the scored model saw.
+
+    Attributes
+    ----------
+    n_rows, n_groups : int
+        Held out; a group is what the split kept together.
+    n_training_rows : int
+        What the scored model was trained on.
+    scores : dict of str to Score
+        By metric, the main one first.
+    """
+
+    n_rows: int
+    n_groups: int
+    n_training_rows: int
+    scores: dict[str, Score]
+
+
+@dataclass(frozen=True)
+class FittedModel:
+    """A fitted second stage: what it takes to turn rows and embeddings into predictions.
+
+    Attributes
+    ----------
+    settings : FitSettings
+        With the task decided.
+    classes : array of shape (n_classes,) or None
+        Class labels, for classification.
+    columns : list of Column
+        The table's columns and their roles.
+    encoder : TableEncoder
+        Of the table's columns.
+    head : object
+        The learner.
+    dims : dict of str to int
+        Length of the embedding of each image column it uses.
+    n_rows : int
+        Rows it was trained on.
+    trained_on : DataFrame
+        ``content_hash`` (list), ``group`` and ``row_digest`` of each of those.
+    backbone : dict or None
+        The spec of the backbone that made the embeddings.
+    holdout : Holdout or None
+        A score of the same recipe on held-out rows.
+    """
+
+    settings: FitSettings
+    classes: np.ndarray | None
+    columns: list[Column]
+    encoder: TableEncoder
+    head: Any
+    dims: dict[str, int]
+    n_rows: int
+    trained_on: pd.DataFrame
+    backbone: dict[str, Any] | None = None
+    holdout: Holdout | None = None
+
+    @property
+    def is_classification(self) -> bool:
+        """Whether it predicts classes."""
+        return self.classes is not None
+
+    @property
+    def table_columns(self) -> list[str]:
+        """The table columns it needs."""
+        return [column.name for column in self.columns if column.role != IGNORED]
+
+    def predict_proba(self, frame: pd.DataFrame, blocks: Mapping[str, ImageBlock]) -> np.ndarray:
+        """Return class probabilities of shape (n_rows, n_classes), in the order of ``classes``."""
+        return np.asarray(self.head.predict_proba(self._features(frame, blocks)), np.float64)
+
+    def predict(self, frame: pd.DataFrame, blocks: Mapping[str, ImageBlock]) -> np.ndarray:
+        """Return class labels, or values in the target's unit, of shape (n_rows,)."""
+        if self.classes is not None:
+            return np.asarray(self.classes[self.predict_proba(frame, blocks).argmax(axis=1)])
+        values = np.asarray(self.head.predict(self._features(frame, blocks)), np.float64)
+        return np.exp(values) if self.settings.log_target else values
+
+    def prediction_table(
+        self, frame: pd.DataFrame, blocks: Mapping[str, ImageBlock]
+    ) -> pd.DataFrame:
+        """Return one row per row of ``frame``, in order.
+
+        Returns
+        -------
+        DataFrame
+            The image columns and the group as given, ``prediction``, ``proba_<class>`` for each
+            class, ``n_images``, ``error``.
+        """
+        given = [*self.settings.image_columns, self.settings.group]
+        table = {name: frame[name].to_numpy() for name in given if name in frame.columns}
+        if self.classes is None:
+            table["prediction"] = self.predict(frame, blocks)
+        else:
+            proba = self.predict_proba(frame, blocks)
+            table["prediction"] = self.classes[proba.argmax(axis=1)]
+            table |= {f"proba_{label}": proba[:, k] for k, label in enumerate(self.classes)}
+        used = list(blocks.values())
+        table["n_images"] = sum((b.n_images for b in used), np.zeros(len(frame), np.int64))
+        errors = zip(*(block.errors for block in used), strict=True)
+        table["error"] = [_joined(row) for row in errors] or None
+        return pd.DataFrame(table)
+
+    def _features(self, frame: pd.DataFrame, blocks: Mapping[str, ImageBlock]) -> np.ndarray:
+        missing = [name for name in self.table_columns if name not in frame.columns]
+        if missing:
+            raise DataError(
+                f"The table lacks {listed(missing)}, which the model was trained with. Add "
+                f"{'it' if len(missing) == 1 else 'them'}."
+            )
+        return _side_by_side(self.encoder.transform(frame), [blocks[name] for name in self.dims])
+
+
+def check_table(frame: pd.DataFrame, settings: FitSettings) -> None:
+    """Check a whole table before anything is computed for it.
+
+    Raises
+    ------
+    DataError
+        If a column named in the settings is missing, a column has no values at all, or several
+        rows name the same image without a group that keeps them together.
+    """
+    for purpose, names in (
+        ("target", [settings.target]),
+        ("group", [settings.group] if settings.group else []),
+        ("image", settings.image_columns),
+    ):
+        for name in names:
+            require_column(frame, name, purpose)
+    settings.roles.check(frame.columns)
+    empty = [name for name in frame.columns if frame[name].isna().all()]
+    empty = [name for name in empty if name not in settings.roles.ignore]
+    if empty:
+        fix = "Fill it in" if empty[0] in settings.reserved() else f"Add --ignore {empty[0]}"
+        raise DataError(f"Column {listed(empty)} has no values in any row. {fix}.")
+    if settings.features != "table":
+        _check_repeated_images(frame, settings)
+
+
+def _check_repeated_images(frame: pd.DataFrame, settings: FitSettings) -> None:
+    """Refuse rows that share an image and could be split apart: one would tell of the other."""
+    for column in settings.image_columns:
+        is_repeated = frame[column].duplicated(keep="first") & frame[column].notna()
+        if settings.group is not None:
+            pairs = frame[[column, settings.group]].drop_duplicates()
+            is_repeated &= frame[column].isin(pairs[column][pairs[column].duplicated()])
+        if is_repeated.any():
+            row = int(np.flatnonzero(is_repeated)[0])
+            name = frame[column].iloc[row]
+            first = int(np.flatnonzero(frame[column] == name)[0])
+            raise DataError(
+                f"{int(is_repeated.sum())} of {len(frame)} rows name an image that an earlier row "
+                f"names too; first: row {row + 1} and row {first + 1}, '{name}'. Remove the "
+                "repeated rows, or name a --group column that keeps them together."
+            )
+
+
+def fit_model(
+    frame: pd.DataFrame,
+    blocks: Mapping[str, ImageBlock],
+    target: Target,
+    settings: FitSettings,
+    groups: np.ndarray | None = None,
+) -> FittedModel:
+    """Learn encoders and head on all rows given.
+
+    Parameters
+    ----------
+    frame : DataFrame of shape (n_rows, n_columns)
+        The table; reserved columns may be in it.
+    blocks : mapping of str to ImageBlock
+        One per image column, aligned with ``frame``.
+    target : Target
+        Of n_rows.
+    settings : FitSettings
+        How.
+    groups : int array of shape (n_rows,), optional
+        Rows that the head must not separate in its inner split.
+
+    Raises
+    ------
+    DataError
+        If nothing is left to learn from.
+    """
+    is_classification = target.classes is not None
+    used = {} if settings.features == "table" else dict(blocks)
+    columns: list[Column] = []
+    if settings.features != "images":
+        columns = infer_roles(frame, settings.roles, settings.reserved(), EXTENSIONS)
+    if not used and all(column.role == IGNORED for column in columns):
+        raise DataError(_nothing_left_message(columns))
+    y = np.log(target.y) if settings.log_target else target.y
+    encoder, encoded = TableEncoder.fit_transform(
+        frame,
+        columns,
+        y,
+        is_classification=is_classification,
+        random_state=settings.random_state,
+    )
+    head = make_head(
+        settings.head,
+        is_classification=is_classification,
+        random_state=settings.random_state,
+        n_jobs=settings.n_jobs,
+    )
+    head.fit(_side_by_side(encoded, list(used.values())), y, groups)
+    return FittedModel(
+        settings=replace(settings, task=target.task),
+        classes=target.classes,
+        columns=columns,
+        encoder=encoder,
+        head=head,
+        dims={name: block.matrix.shape[1] for name, block in used.items()},
+        n_rows=len(frame),
+        trained_on=_trained_on(frame, used, columns, settings.group),
+    )
+
+
+def fit_and_score(
+    frame: pd.DataFrame,
+    blocks: Mapping[str, ImageBlock],
+    target: Target,
+    settings: FitSettings,
+    backbone: dict[str, Any] | None = None,
+) -> FittedModel:
+    """Score the recipe on a held-out fifth, then fit it on all rows.
+
+    The fifth is held out by whole groups, and rows with equal images count as one group. Neither
+    encoders nor early stopping touch it. The model returned is fitted on all rows; the score it
+    carries is that of the model fitted on the other four fifths.
+
+    Parameters
+    ----------
+    frame, blocks, target, settings
+        As for `fit_model`.
+    backbone : dict, optional
+        The spec of the backbone that made the embeddings, for the model to remember.
+    """
+    groups = split_groups(frame, blocks, settings.group)
+    train, test = holdout(
+        target.y,
+        is_classification=target.classes is not None,
+        groups=groups,
+        random_state=settings.random_state,
+    )
+    scored = fit_model(
+        frame.iloc[train], _take(blocks, train), target.take(train), settings, groups[train]
+    )
+    scores = score_model(
+        scored, frame.iloc[test], _take(blocks, test), target.take(test), groups[test]
+    )
+    model = fit_model(frame, blocks, target, settings, groups)
+    n_groups = len(np.unique(groups[test]))
+    held_out = Holdout(len(test), n_groups, len(train), scores)
+    return replace(model, backbone=backbone if model.dims else None, holdout=held_out)
+
+
+def score_model(
+    model: FittedModel,
+    frame: pd.DataFrame,
+    blocks: Mapping[str, ImageBlock],
+    target: Target,
+    groups: np.ndarray,
+) -> dict[str, Score]:
+    """Score a model on rows it has not seen, with intervals."""
+    seed = model.settings.random_state
+    if target.classes is None:
+        return score_regression(target.y, model.predict(frame, blocks), groups, seed)
+    return score_classification(target.y, model.predict_proba(frame, blocks), groups, seed)
+
+
+def split_groups(
+    frame: pd.DataFrame, blocks: Mapping[str, ImageBlock], group: str | None
+) -> np.ndarray:
+    """Return the group of each row for splits: equal group value or an image of equal bytes."""
+    values = [] if group is None else frame[group].tolist()
+    by_value = [[] if pd.isna(value) else [value] for value in values]
+    return link_groups(len(frame), _content_hashes(blocks), by_value)
+
+
+def _take(blocks: Mapping[str, ImageBlock], rows: np.ndarray) -> dict[str, ImageBlock]:
+    return {name: block.take(rows) for name, block in blocks.items()}
+
+
+def _side_by_side(encoded: np.ndarray, blocks: Sequence[ImageBlock]) -> np.ndarray:
+    return np.hstack([encoded, *(block.matrix for block in blocks)])
+
+
+def _nothing_left_message(columns: Sequence[Column]) -> str:
+    why = "; ".join(f"'{column.name}': {column.reason}" for column in columns)
+    return (
+        f"The table has no column left to learn from ({why or 'it has no other columns'}). Name "
+        "columns to use with --numeric or --categorical, or add images."
+    )
+
+
+def _trained_on(
+    frame: pd.DataFrame,
+    blocks: Mapping[str, ImageBlock],
+    columns: Sequence[Column],
+    group: str | None,
+) -> pd.DataFrame:
+    """Record what was trained on, so that an evaluation can leave it out."""
+    used = frame[[column.name for column in columns if column.role != IGNORED]]
+    rows = used.astype(object).where(used.notna(), None).astype(str).to_numpy().tolist()
+    groups = frame[group].astype(str).to_numpy() if group else None
+    return pd.DataFrame(
+        {
+            "content_hash": _content_hashes(blocks) or [[] for _ in range(len(frame))],
+            "group": pd.Series(groups, range(len(frame)), dtype=object),
+            "row_digest": [hash_json(row) for row in rows],
+        }
+    )
+
+
+def _content_hashes(blocks: Mapping[str, ImageBlock]) -> list[list[str]]:
+    """Return the content hashes of all images of each row; [] if there are no blocks."""
+    per_column = [block.content_hashes for block in blocks.values()]
+    return [sorted({h for hashes in row for h in hashes}) for row in zip(*per_column, strict=True)]
+
+
+def _joined(errors: Sequence[str | None]) -> str | None:
+    present = [error for error in errors if error is not None]
+    return "; ".join(present) or None

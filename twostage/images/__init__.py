@@ -1,0 +1,1 @@
+"""Find images and turn their bytes into uint8 pixels; errors are data."""

@@ -1,0 +1,135 @@
+"""Turn the bytes of one image into uint8 pixels of the backbone's input size."""
+
+import io
+import math
+import os
+import stat
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from twostage.errors import ImageError
+
+# What decides a pixel's value, in words: part of a backbone's identity (see BackboneSpec).
+DECODER = "pillow, jpeg draft >= target, exif upright, alpha on white"
+RESIZE_FILTER = "bilinear, antialiased"
+RESIZE_POLICIES = ("crop", "squash", "pad")
+
+_BLACK = (0, 0, 0)
+_ORIENTATION = 0x0112  # the EXIF tag
+_LYING = (5, 6, 7, 8)  # its values that swap width and height
+
+
+def read_bytes(path: str | Path) -> tuple[bytes, os.stat_result]:
+    """Read a file and what the file system says of it at that moment.
+
+    Raises
+    ------
+    ImageError
+        Of kind ``read``, if the bytes can't be had.
+    """
+    try:
+        with open(path, "rb") as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise ImageError("read", "not a regular file")
+            return file.read(), status
+    except FileNotFoundError:
+        raise ImageError("read", "no such file") from None
+    except IsADirectoryError:
+        raise ImageError("read", "a folder, not a file") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ImageError("read", reason.lower()) from None
+
+
+def decode(data: bytes, size_px: int, resize: str = "crop") -> tuple[np.ndarray, int, int]:
+    """Decode an image and bring it to a square of ``size_px``.
+
+    Parameters
+    ----------
+    data : bytes
+        A whole image file, of any format Pillow knows.
+    size_px : int
+        Height and width of the result.
+    resize : {"crop", "squash", "pad"}
+        ``crop`` scales the shorter side and cuts the centre, ``squash`` changes the aspect ratio,
+        ``pad`` scales the longer side and fills with black.
+
+    Returns
+    -------
+    pixels : uint8 array of shape (size_px, size_px, 3)
+        RGB, upright (EXIF orientation applied), transparent parts on white.
+    width, height : int
+        Of the whole upright image.
+
+    Raises
+    ------
+    ImageError
+        Of kind ``decode``.
+    """
+    if not data:
+        raise ImageError("decode", "the file is empty")
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            width, height = image.size
+            scale = _scale(width, height, size_px, resize)
+            # A JPEG decodes at 1/2, 1/4 or 1/8 for a fraction of the cost.
+            image.draft(None, (math.ceil(width * scale[0]), math.ceil(height * scale[1])))
+            if image.getexif().get(_ORIENTATION, 1) in _LYING:
+                width, height = height, width
+            ImageOps.exif_transpose(image, in_place=True)
+            pixels = _to_square(_to_rgb(image), size_px, resize)
+    except Image.DecompressionBombError:
+        raise ImageError("decode", "too many pixels (a decompression bomb?)") from None
+    except Image.UnidentifiedImageError:
+        raise ImageError("decode", "not an image, or of an unknown format") from None
+    except (OSError, ValueError, SyntaxError, EOFError, IndexError, MemoryError) as error:
+        raise ImageError("decode", _first_line(error)) from None
+    return np.asarray(pixels), width, height
+
+
+def _scale(width: int, height: int, size_px: int, resize: str) -> tuple[float, float]:
+    """Return the factors on width and height that the resize policy applies."""
+    if resize == "squash":
+        return size_px / width, size_px / height
+    side = min(width, height) if resize == "crop" else max(width, height)
+    return size_px / side, size_px / side
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB":
+        return image
+    if image.mode.startswith("I") or image.mode == "F":
+        return Image.fromarray(_to_8_bit(np.asarray(image))).convert("RGB")
+    if "A" in image.mode or "transparency" in image.info:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, image).convert("RGB")
+    return image.convert("RGB")
+
+
+def _to_8_bit(values: np.ndarray) -> np.ndarray:
+    """Scale 16-bit grey to 8 bits; Pillow itself would clip everything above 255 to white."""
+    if values.dtype.kind == "f":
+        return np.clip(np.nan_to_num(values) * (255 if values.max() <= 1 else 1), 0, 255).astype(
+            "u1"
+        )
+    return (np.clip(values, 0, 65535) // 257).astype("u1")
+
+
+def _to_square(image: Image.Image, size_px: int, resize: str) -> Image.Image:
+    size = (size_px, size_px)
+    if resize == "pad":
+        return ImageOps.pad(image, size, Image.Resampling.BILINEAR, color=_BLACK)
+    if resize == "squash":
+        return image.resize(size, Image.Resampling.BILINEAR)
+    side = min(image.size)
+    left, top = (image.width - side) / 2, (image.height - side) / 2
+    return image.resize(size, Image.Resampling.BILINEAR, box=(left, top, left + side, top + side))
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0][:100].lower()

@@ -1,0 +1,133 @@
+"""Load many images in threads, in order, while the backbone works on the ones before."""
+
+import time
+from collections import deque
+from collections.abc import Callable, Container, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from twostage.errors import ImageError
+from twostage.fingerprint import hash_bytes
+from twostage.images.decoding import decode, read_bytes
+from twostage.images.references import Reference
+
+# File systems may keep times to 2 s (FAT): a younger file may change again under the same time.
+UNSETTLED_NS = 2_000_000_000
+
+
+@dataclass(frozen=True)
+class LoadedImage:
+    """What was found at a reference.
+
+    Attributes
+    ----------
+    image : str
+        The reference's name.
+    content_hash : str or None
+        Digest of the bytes; None if they could not be read.
+    size_bytes, mtime_ns : int or None
+        As of the moment of reading. ``mtime_ns`` is None where it can't vouch for the bytes:
+        absent, 0, or within 2 s of the reading.
+    pixels : uint8 array of shape (size_px, size_px, 3) or None
+        None if the bytes were known already, or not decodable.
+    width, height : int or None
+        Of the whole upright image, if it was decoded.
+    error : str or None
+        Kind and short reason.
+    """
+
+    image: str
+    content_hash: str | None = None
+    size_bytes: int | None = None
+    mtime_ns: int | None = None
+    pixels: np.ndarray | None = None
+    width: int | None = None
+    height: int | None = None
+    error: str | None = None
+
+
+class ImageLoader:
+    """Read, hash and decode images in threads.
+
+    Parameters
+    ----------
+    size_px : int
+        Side of the pixels that come out.
+    resize : {"crop", "squash", "pad"}
+        See `twostage.images.decoding.decode`.
+    n_threads : int
+        Pillow decodes without Python's global lock, so threads are enough.
+    n_ahead : int
+        How many images may wait, decoded, for the backbone: bounds the memory.
+    """
+
+    def __init__(self, size_px: int, resize: str, n_threads: int, n_ahead: int):
+        self._size_px = size_px
+        self._resize = resize
+        self._n_ahead = n_ahead
+        self._pool = ThreadPoolExecutor(n_threads, thread_name_prefix="twostage-decode")
+
+    def __enter__(self) -> "ImageLoader":
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def load(self, references: Sequence[Reference], known: Container[str]) -> Iterator[LoadedImage]:
+        """Yield what is at each reference, in order.
+
+        Parameters
+        ----------
+        references : sequence of Reference
+            What to load.
+        known : container of str
+            Content hashes whose embedding is there already: such images are not decoded.
+        """
+
+        def load_one(reference: Reference) -> LoadedImage:
+            return self._load_one(reference, known)
+
+        return _map_in_order(self._pool, load_one, references, self._n_ahead)
+
+    def _load_one(self, reference: Reference, known: Container[str]) -> LoadedImage:
+        try:
+            data, status = read_bytes(reference.path)
+        except ImageError as error:
+            return LoadedImage(reference.image, None, reference.size_bytes, None, error=str(error))
+        content_hash = hash_bytes(data)
+        facts = (reference.image, content_hash, status.st_size, _settled(status.st_mtime_ns))
+        if content_hash in known:
+            return LoadedImage(*facts)
+        try:
+            pixels, width, height = decode(data, self._size_px, self._resize)
+        except ImageError as error:
+            return LoadedImage(*facts, error=str(error))
+        return LoadedImage(*facts, pixels=pixels, width=width, height=height)
+
+
+def _settled(mtime_ns: int) -> int | None:
+    if mtime_ns <= 0 or mtime_ns > time.time_ns() - UNSETTLED_NS:
+        return None
+    return mtime_ns
+
+
+def _map_in_order(
+    pool: ThreadPoolExecutor,
+    work: Callable[[Reference], LoadedImage],
+    references: Sequence[Reference],
+    n_ahead: int,
+) -> Iterator[LoadedImage]:
+    """``map`` that never runs further ahead of its reader than ``n_ahead``."""
+    waiting: deque[Future[LoadedImage]] = deque()
+    try:
+        for reference in references:
+            waiting.append(pool.submit(work, reference))
+            if len(waiting) > n_ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        for future in waiting:
+            future.cancel()

@@ -1,0 +1,214 @@
+"""Where images are: list a folder, and match the names a table uses with the names a store has."""
+
+import os
+import posixpath
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from twostage.errors import ImagesError, UsageError, listed
+
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".avif")
+_PREFIX_TRIALS = 20
+
+
+class Reference(NamedTuple):
+    """One image to embed.
+
+    Attributes
+    ----------
+    image : str
+        Its name in the store: a POSIX path relative to the image folder, or an absolute path.
+    path : str
+        Where its bytes are.
+    size_bytes, mtime_ns : int or None
+        What the file system says of it; None if there is no such file.
+    """
+
+    image: str
+    path: str
+    size_bytes: int | None
+    mtime_ns: int | None
+
+
+class NameMatch(NamedTuple):
+    """Names of a table, matched with names that are known.
+
+    Attributes
+    ----------
+    keys : list of str or None
+        The known name for each name given, None where there is none.
+    note : str or None
+        What was done to the names, if they did not match as they are.
+    """
+
+    keys: list[str | None]
+    note: str | None
+
+
+def list_images(folder: Path) -> list[Reference]:
+    """List the image files below a folder, sorted by name.
+
+    Hidden files and folders are passed over; linked folders are followed, each once.
+
+    Raises
+    ------
+    UsageError
+        If the folder does not exist.
+    ImagesError
+        If it holds no image file.
+    """
+    check_folder(folder)
+    references = sorted(reference_to(folder, name) for name in _walk(folder))
+    if not references:
+        raise ImagesError(
+            f"No images in '{folder}': no file below it ends in {', '.join(EXTENSIONS)}. "
+            "Give the folder that holds them."
+        )
+    return references
+
+
+def find_images(folder: Path, names: Iterable[str]) -> tuple[dict[str, Reference], str | None]:
+    """Find the images that a table names.
+
+    Parameters
+    ----------
+    folder : Path
+        What relative names start from.
+    names : iterable of str
+        As the table has them.
+
+    Returns
+    -------
+    references : dict of str to Reference
+        For each different name, in their order; without a file, ``size_bytes`` is None.
+    note : str or None
+        What was done to the names, if they did not match as they are.
+    """
+    check_folder(folder)
+    names = list(dict.fromkeys(names))
+    references = {name: reference_to(folder, canonical_name(name, folder)) for name in names}
+    if any(reference.size_bytes is not None for reference in references.values()):
+        return references, None
+    match = match_names([ref.image for ref in references.values()], set(_walk(folder)))
+    for name, key in zip(names, match.keys, strict=True):
+        if key is not None:
+            references[name] = reference_to(folder, key)
+    return references, match.note
+
+
+def reference_to(folder: Path, name: str) -> Reference:
+    """Make the reference to one name below a folder, or to an absolute path."""
+    path = os.path.join(folder, name)
+    try:
+        stat = os.stat(path)
+    except (OSError, ValueError):
+        return Reference(_encode(name), path, None, None)
+    return Reference(_encode(name), path, stat.st_size, stat.st_mtime_ns)
+
+
+def canonical_name(name: str, folder: Path | None = None) -> str:
+    """Bring a name to the form a store uses: POSIX, without ``./``, relative to ``folder``."""
+    name = posixpath.normpath(str(name).strip())
+    if folder is not None and posixpath.isabs(name):
+        root = os.path.abspath(folder)
+        if name.startswith(root + "/"):
+            return name[len(root) + 1 :]
+    return name
+
+
+def match_names(names: Sequence[str], known: Collection[str]) -> NameMatch:
+    """Match names with known names, exactly or after one change that serves all of them.
+
+    The change drops one leading folder (``/data/photos/a/1.jpg`` is ``a/1.jpg``) or adds one
+    (``1.jpg`` is ``images/1.jpg``). It is the same for all names, so that two images of equal
+    file name are never mistaken for each other, and it is tried only where no name matches as it
+    is, or for absolute names.
+    """
+    known = known if isinstance(known, (set, frozenset, dict)) else set(known)
+    wanted = [canonical_name(name) for name in names]
+    keys: list[str | None] = [name if name in known else None for name in wanted]
+    left = [i for i, key in enumerate(keys) if key is None]
+    if len(left) < len(names):
+        left = [i for i in left if posixpath.isabs(wanted[i])]
+    change = _find_change([wanted[i] for i in left], known) if left else None
+    if change is None:
+        return NameMatch(keys, None)
+    dropped, added = change
+    for i in left:
+        changed = _apply(wanted[i], dropped, added)
+        keys[i] = changed if changed in known else None
+    done = f"without '{dropped}'" if dropped else f"with '{added}' in front"
+    return NameMatch(keys, f"Image names matched {done}.")
+
+
+def _find_change(names: Sequence[str], known: Collection[str]) -> tuple[str, str] | None:
+    """Find the (dropped, added) prefix under which most of the first names are known."""
+    trials = names[:_PREFIX_TRIALS]
+    changes: dict[tuple[str, str], int] = {}
+    for name in trials:
+        for change in _possible_changes(name, known):
+            changes[change] = changes.get(change, 0) + 1
+    if not changes:
+        return None
+    most = max(changes.values())
+    best = [change for change, n in changes.items() if n == most]
+    if len(best) > 1 and all(not dropped for dropped, _ in best):
+        raise ImagesError(
+            f"Image '{names[0]}' may be any of {listed([added + names[0] for _, added in best])}. "
+            "Write the names in the table with their folders."
+        )
+    return best[0]
+
+
+def _possible_changes(name: str, known: Collection[str]) -> Iterator[tuple[str, str]]:
+    for start in range(1, len(name)):
+        if name[start - 1] == "/" and name[start:] in known:
+            yield name[:start], ""
+    for other in known:
+        if other.endswith("/" + name):
+            yield "", other[: -len(name)]
+
+
+def _apply(name: str, dropped: str, added: str) -> str | None:
+    return added + name[len(dropped) :] if name.startswith(dropped) else None
+
+
+def _walk(folder: Path) -> Iterator[str]:
+    """Yield the names of image files below a folder, relative to it, each folder once."""
+    seen: set[tuple[int, int]] = set()
+    pending = [""]
+    while pending:
+        below = pending.pop()
+        here = os.path.join(folder, below)
+        stat = os.stat(here)
+        if (stat.st_dev, stat.st_ino) in seen:
+            continue
+        seen.add((stat.st_dev, stat.st_ino))
+        with os.scandir(here) as entries:
+            for entry in sorted(entries, key=lambda entry: entry.name):
+                if entry.name.startswith("."):
+                    continue
+                name = f"{below}/{entry.name}" if below else entry.name
+                if entry.is_dir():
+                    pending.append(name)
+                elif entry.name.lower().endswith(EXTENSIONS):
+                    yield name
+
+
+def _encode(name: str) -> str:
+    """Percent-encode the bytes of a file name that are no text, so that a store can hold it."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        pieces = (f"%{ord(c) - 0xDC00:02X}" if 0xDC80 <= ord(c) <= 0xDCFF else c for c in name)
+        return "".join(pieces)
+    return name
+
+
+def check_folder(folder: Path) -> None:
+    """Raise UsageError unless the folder exists and is one."""
+    if not folder.exists():
+        raise UsageError(f"The image folder '{folder}' does not exist. Check the path.")
+    if not folder.is_dir():
+        raise UsageError(f"'{folder}' is not a folder. Give the folder that holds the images.")

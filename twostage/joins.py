@@ -1,0 +1,196 @@
+"""Join a table with a store: one block of embeddings per image column, row for row."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from twostage.errors import DataError
+from twostage.images.references import match_names
+from twostage.store.store import EmbeddingStore
+
+SEPARATOR = ";"
+_N_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class ImageBlock:
+    """The embeddings of one image column, aligned with the table's rows.
+
+    Attributes
+    ----------
+    column : str
+        The image column.
+    matrix : float32 array of shape (n_rows, dim)
+        The mean over a row's images; NaN in rows without a usable one.
+    n_images : int array of shape (n_rows,)
+        How many images of the row have an embedding.
+    errors : list of str or None, length n_rows
+        Why an image of the row has none.
+    content_hashes : list of lists of str, length n_rows
+        Of the bytes of the row's images.
+    """
+
+    column: str
+    matrix: np.ndarray
+    n_images: np.ndarray
+    errors: list[str | None]
+    content_hashes: list[list[str]]
+
+    def take(self, rows: np.ndarray) -> "ImageBlock":
+        """Return the block of some rows, by number."""
+        return ImageBlock(
+            self.column,
+            self.matrix[rows],
+            self.n_images[rows],
+            [self.errors[row] for row in rows],
+            [self.content_hashes[row] for row in rows],
+        )
+
+    def feature_names(self) -> list[str]:
+        """Return ``<column>_emb_0000`` and so on."""
+        return [f"{self.column}_emb_{i:04d}" for i in range(self.matrix.shape[1])]
+
+
+def image_names(values: pd.Series) -> list[list[str]]:
+    """Return the image names in each row: none, one, or several separated by ``;``."""
+    return [_names_in(value) for value in values]
+
+
+def match_with_store(
+    names: Sequence[Sequence[str]], store: EmbeddingStore, *, must_match: bool = True
+) -> tuple[dict[str, str], str | None]:
+    """Find the store's name of every image that a table names.
+
+    Parameters
+    ----------
+    names : sequence of sequences of str
+        The names in each row.
+    store : EmbeddingStore
+        What to find them in.
+    must_match : bool
+        Whether every name must be found; at least one must be in any case.
+
+    Returns
+    -------
+    key_of : dict of str to str
+        The store's name for each name found.
+    note : str or None
+        What was done to the names, if they did not match as they are.
+
+    Raises
+    ------
+    DataError
+        Counting and showing what did not match.
+    """
+    unique = list(dict.fromkeys(name for row in names for name in row))
+    known = store.index()["image"].to_pylist()
+    match = match_names(unique, set(known))
+    key_of = {name: key for name, key in zip(unique, match.keys, strict=True) if key is not None}
+    if len(key_of) < len(unique) and (must_match or not key_of):
+        raise DataError(_unmatched_message(names, key_of, known, store))
+    return key_of, match.note
+
+
+def image_block(
+    column: str,
+    names: Sequence[Sequence[str]],
+    store: EmbeddingStore,
+    key_of: Mapping[str, str],
+) -> ImageBlock:
+    """Gather the embeddings of an image column.
+
+    Parameters
+    ----------
+    column : str
+        The column's name.
+    names : sequence of sequences of str, length n_rows
+        The names in each row.
+    store : EmbeddingStore
+        Where the embeddings are.
+    key_of : mapping of str to str
+        The store's name for each name; a name without one counts as an error.
+    """
+    keys = list(dict.fromkeys(key_of[name] for row in names for name in row if name in key_of))
+    number_of = {key: number for number, key in enumerate(keys)}
+    embeddings = store.embeddings(keys)
+    is_usable = ~np.isnan(embeddings).any(axis=1)
+    facts = _facts_by_image(store)
+    row_numbers: list[int] = []
+    key_numbers: list[int] = []
+    errors: list[str | None] = []
+    hashes: list[list[str]] = []
+    for row, row_names in enumerate(names):
+        row_keys = [key_of[name] for name in row_names if name in key_of]
+        usable = [number_of[key] for key in row_keys if is_usable[number_of[key]]]
+        row_numbers += [row] * len(usable)
+        key_numbers += usable
+        errors.append(_first_error(row_names, key_of, facts))
+        hashes.append([h for h in (facts[key][0] for key in row_keys) if h is not None])
+    matrix, n_images = _mean_by_row(embeddings, row_numbers, key_numbers, len(names))
+    return ImageBlock(column, matrix, n_images, errors, hashes)
+
+
+def _names_in(value: Any) -> list[str]:
+    if isinstance(value, (list, tuple, np.ndarray)):
+        return [str(name) for name in value]
+    if pd.isna(value):
+        return []
+    pieces = (piece.strip() for piece in str(value).split(SEPARATOR))
+    return [piece for piece in pieces if piece]
+
+
+def _facts_by_image(store: EmbeddingStore) -> dict[str, tuple[str | None, str | None]]:
+    """Return content hash and error of each image in the store."""
+    index = store.index()
+    images, hashes, errors = (
+        index[name].to_pylist() for name in ("image", "content_hash", "error")
+    )
+    return dict(zip(images, zip(hashes, errors, strict=True), strict=True))
+
+
+def _first_error(
+    names: Sequence[str],
+    key_of: Mapping[str, str],
+    facts: Mapping[str, tuple[str | None, str | None]],
+) -> str | None:
+    for name in names:
+        if name not in key_of:
+            return f"'{name}' is not in the store"
+        error = facts[key_of[name]][1]
+        if error is not None:
+            return f"'{name}': {error}"
+    return None
+
+
+def _mean_by_row(
+    embeddings: np.ndarray, rows: Sequence[int], keys: Sequence[int], n_rows: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Average the embeddings of each row; NaN where it has none."""
+    row_numbers, key_numbers = np.array(rows, np.int64), np.array(keys, np.int64)
+    n_images = np.bincount(row_numbers, minlength=n_rows)
+    matrix = np.full((n_rows, embeddings.shape[1]), np.nan, np.float32)
+    is_single = n_images[row_numbers] == 1
+    matrix[row_numbers[is_single]] = embeddings[key_numbers[is_single]]
+    for row in np.flatnonzero(n_images > 1):
+        matrix[row] = embeddings[key_numbers[row_numbers == row]].mean(axis=0)
+    return matrix, n_images
+
+
+def _unmatched_message(
+    names: Sequence[Sequence[str]],
+    key_of: Mapping[str, str],
+    known: Sequence[str],
+    store: EmbeddingStore,
+) -> str:
+    left = [(row, name) for row, named in enumerate(names) for name in named if name not in key_of]
+    n_rows = len({row for row, _ in left})
+    shown = ", ".join(f"'{name}' (row {row + 1})" for row, name in left[:_N_SHOWN])
+    has = f"like '{known[0]}'" if known else "no image at all"
+    return (
+        f"{n_rows} of {len(names)} rows name an image that the store '{store.path}' does not hold; "
+        f"first: {shown}. It holds {len(known)} images, {has}. Extract the missing ones into it, or "
+        "write the names relative to the extracted folder."
+    )

@@ -1,0 +1,218 @@
+"""A fitted model as a folder: write, read, check. Reading never runs code from the files."""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import skops.io
+
+from twostage.errors import ModelError, UsageError
+from twostage.fingerprint import hash_file
+from twostage.fitting import FitSettings, FittedModel, Holdout
+from twostage.heads import head_class
+from twostage.metrics import Score
+from twostage.table.encoding import LEAF_TYPES, TableEncoder
+from twostage.table.roles import Column, RoleOverrides
+
+SCHEMA_VERSION = 1
+RECORD = "model.json"
+_TRAINED_ON = "trained_on.parquet"
+_BACKBONE_FOLDER = "backbone"
+_RECORDED_LIBRARIES = ("twostage", "scikit-learn", "lightgbm", "skops", "numpy", "pandas")
+
+
+def check_destination(path: str | os.PathLike[str]) -> None:
+    """Raise UsageError if a model can't be written there; an older model may be replaced."""
+    folder = Path(path)
+    if folder.is_file():
+        raise UsageError(f"'{path}' is a file. Give a folder for the model.")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / RECORD).is_file():
+        raise UsageError(
+            f"'{path}' is a folder with other files in it, and no model. Give a new folder."
+        )
+
+
+def write_model(model: FittedModel, path: str | os.PathLike[str]) -> None:
+    """Write a model, whole or not at all; an older model in its place is replaced.
+
+    Parameters
+    ----------
+    model : FittedModel
+        What `twostage.fitting.fit_model` returns.
+    path : path-like
+        The folder to make.
+
+    Raises
+    ------
+    ModelError
+        If it can't be written.
+    """
+    check_destination(path)
+    folder = Path(path).absolute()
+    temporary = folder.with_name(f"_tmp-{folder.name}-{os.getpid()}")
+    try:
+        temporary.mkdir(parents=True)
+        _write_files(model, temporary)
+        _put_in_place(temporary, folder)
+    except OSError as error:
+        raise ModelError(f"Can't write the model '{path}': {error.strerror or error}.") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def read_model(path: str | os.PathLike[str]) -> FittedModel:
+    """Read what `write_model` wrote, after comparing each file with its digest.
+
+    Raises
+    ------
+    UsageError
+        If the folder does not exist.
+    ModelError
+        If it is no model, of another version, or damaged.
+    """
+    folder = Path(path)
+    record = _read_record(folder)
+    _check_files(folder, record["digests"])
+    classes = record["classes"]
+    roles = RoleOverrides(**_tuples(record["settings"].pop("roles")))
+    settings = FitSettings(**_tuples(record["settings"]), roles=roles)
+    return FittedModel(
+        settings=settings,
+        classes=None if classes is None else np.array(classes["labels"], classes["dtype"]),
+        columns=[Column(**column) for column in record["columns"]],
+        encoder=_read_encoder(folder, record["encoder"]),
+        head=head_class(settings.head).load(folder, classes is not None),
+        dims=record["dims"],
+        n_rows=record["n_rows"],
+        trained_on=pd.read_parquet(folder / _TRAINED_ON),
+        backbone=_located_backbone(folder, record["backbone"]),
+        holdout=_read_holdout(record["holdout"]),
+    )
+
+
+def _write_files(model: FittedModel, folder: Path) -> None:
+    model.head.save(folder)
+    for key, leaf in model.encoder.leaves.items():
+        skops.io.dump(leaf, folder / _leaf_file(key))
+    model.trained_on.to_parquet(folder / _TRAINED_ON, index=False)
+    backbone = _with_weights_file(model.backbone, folder)
+    record = {
+        "schema_version": SCHEMA_VERSION,
+        "versions": {name: version(name) for name in _RECORDED_LIBRARIES},
+        "settings": asdict(model.settings),
+        "classes": _classes_record(model.classes),
+        "columns": [asdict(column) for column in model.columns],
+        "encoder": model.encoder.wiring,
+        "dims": model.dims,
+        "backbone": backbone,
+        "n_rows": model.n_rows,
+        "holdout": None if model.holdout is None else asdict(model.holdout),
+        "digests": _digests(folder),
+    }
+    (folder / RECORD).write_text(json.dumps(record, indent=1))
+
+
+def _put_in_place(temporary: Path, folder: Path) -> None:
+    """Rename, with an older model moved out of the way first and deleted last."""
+    old = folder.with_name(f"_old-{folder.name}-{os.getpid()}")
+    if folder.exists():
+        os.rename(folder, old)
+    os.rename(temporary, folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _with_weights_file(backbone: dict[str, Any] | None, folder: Path) -> dict[str, Any] | None:
+    """Copy a backbone's own weights file into the model, so that it can be sent to others."""
+    if backbone is None or backbone["weights_file_hash"] is None:
+        return backbone
+    source = Path(backbone["weights"])
+    if not source.is_file():
+        return backbone
+    inside = Path(_BACKBONE_FOLDER) / source.name
+    (folder / _BACKBONE_FOLDER).mkdir()
+    shutil.copyfile(source, folder / inside)
+    return backbone | {"weights": inside.as_posix()}
+
+
+def _located_backbone(folder: Path, backbone: dict[str, Any] | None) -> dict[str, Any] | None:
+    if backbone is None or backbone["weights_file_hash"] is None:
+        return backbone
+    return backbone | {"weights": str((folder / backbone["weights"]).resolve())}
+
+
+def _classes_record(classes: np.ndarray | None) -> dict[str, Any] | None:
+    if classes is None:
+        return None
+    return {"labels": classes.tolist(), "dtype": classes.dtype.str}
+
+
+def _leaf_file(key: str) -> str:
+    return f"encoder-{key}.skops"
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): hash_file(path) for path in files}
+
+
+def _read_record(folder: Path) -> dict[str, Any]:
+    if not folder.exists():
+        raise UsageError(f"There is no model '{folder}'. Make one with 'twostage fit'.")
+    try:
+        record = json.loads((folder / RECORD).read_text())
+        found = record["schema_version"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise ModelError(
+            f"'{folder}' is not a model: it has no readable {RECORD}. Give a folder made by "
+            "'twostage fit'."
+        ) from None
+    if found != SCHEMA_VERSION:
+        raise ModelError(
+            f"Model '{folder}' is of schema version {found}; this twostage reads version "
+            f"{SCHEMA_VERSION}. Use the twostage that wrote it, or fit again."
+        )
+    return dict(record)
+
+
+def _check_files(folder: Path, digests: Mapping[str, str]) -> None:
+    for name, digest in digests.items():
+        file = folder / name
+        if not file.is_file():
+            raise ModelError(f"Model '{folder}' lacks its file '{name}'. Copy it again, or refit.")
+        if hash_file(file) != digest:
+            raise ModelError(
+                f"File '{name}' of model '{folder}' is not the one that was saved: its digest "
+                "differs. Copy the model again, or refit."
+            )
+
+
+def _read_encoder(folder: Path, wiring: Mapping[str, list[str]]) -> TableEncoder:
+    leaves = {}
+    for key in wiring:
+        if key not in LEAF_TYPES:
+            raise ModelError(f"Model '{folder}' has an encoder '{key}' that twostage lacks.")
+        # An empty list trusts scikit-learn's own types and nothing else.
+        leaf = skops.io.load(folder / _leaf_file(key), trusted=[])
+        if type(leaf) is not LEAF_TYPES[key]:
+            raise ModelError(f"'{folder / _leaf_file(key)}' holds a {type(leaf).__name__}. Refit.")
+        leaves[key] = leaf
+    return TableEncoder(wiring, leaves)
+
+
+def _read_holdout(record: dict[str, Any] | None) -> Holdout | None:
+    if record is None:
+        return None
+    scores = {name: Score(**score) for name, score in record.pop("scores").items()}
+    return Holdout(**record, scores=scores)
+
+
+def _tuples(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Turn JSON's lists back into tuples."""
+    return {key: tuple(v) if isinstance(v, list) else v for key, v in record.items()}

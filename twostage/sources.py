@@ -1,0 +1,109 @@
+"""Where the embeddings of a table's images come from: a store, or files through the cache."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from twostage.backbones.spec import BackboneSettings
+from twostage.cache import embed_through_cache
+from twostage.extraction import ExtractionOptions
+from twostage.images.references import find_images
+from twostage.joins import ImageBlock, image_block, image_names, match_with_store
+from twostage.store.store import EmbeddingStore
+from twostage.table.files import require_column
+
+PathLike = str | os.PathLike[str]
+
+
+def blocks_from_store(
+    frame: pd.DataFrame,
+    image_columns: Sequence[str],
+    store: EmbeddingStore,
+    *,
+    must_match: bool = True,
+) -> tuple[dict[str, ImageBlock], list[str]]:
+    """Take the embeddings of a table's images from a store.
+
+    Parameters
+    ----------
+    frame : DataFrame of shape (n_rows, n_columns)
+        Its image columns name images, as a rule relative to the extracted folder.
+    image_columns : sequence of str
+        Their names.
+    store : EmbeddingStore
+        What holds the embeddings.
+    must_match : bool
+        Whether every image must be in the store.
+
+    Returns
+    -------
+    blocks : dict of str to ImageBlock
+        One per image column, aligned with the rows.
+    notes : list of str
+        What was done to match names.
+
+    Raises
+    ------
+    DataError
+        If a column is missing, or images are not in the store.
+    """
+    blocks, notes = {}, []
+    for column, names in _names_by_column(frame, image_columns).items():
+        key_of, note = match_with_store(names, store, must_match=must_match)
+        blocks[column] = image_block(column, names, store, key_of)
+        notes += [note] if note else []
+    return blocks, notes
+
+
+def blocks_from_files(
+    frame: pd.DataFrame,
+    image_columns: Sequence[str],
+    folder: PathLike,
+    settings: BackboneSettings,
+    options: ExtractionOptions,
+    cache_dir: PathLike | None = None,
+) -> tuple[dict[str, ImageBlock], EmbeddingStore]:
+    """Embed a table's images, those that the cache does not hold.
+
+    Parameters
+    ----------
+    frame, image_columns
+        As for `blocks_from_store`; names are relative to ``folder``, or absolute.
+    folder : path-like
+        What names start from.
+    settings : BackboneSettings
+        The backbone.
+    options : ExtractionOptions
+        How to run it.
+    cache_dir : path-like, optional
+        See `twostage.cache.cache_folder`.
+
+    Returns
+    -------
+    blocks : dict of str to ImageBlock
+        One per image column, aligned with the rows.
+    store : EmbeddingStore
+        The cache's store that they came from.
+    """
+    names = _names_by_column(frame, image_columns)
+    path_of = _locate(names, Path(folder))
+    store = embed_through_cache(list(path_of.values()), settings, options, cache_dir)
+    blocks = {
+        column: image_block(column, in_rows, store, path_of) for column, in_rows in names.items()
+    }
+    return blocks, store
+
+
+def _names_by_column(
+    frame: pd.DataFrame, image_columns: Sequence[str]
+) -> dict[str, list[list[str]]]:
+    return {name: image_names(require_column(frame, name, "image")) for name in image_columns}
+
+
+def _locate(names: Mapping[str, list[list[str]]], folder: Path) -> dict[str, str]:
+    """Return the absolute path of every image named."""
+    unique = (name for rows in names.values() for row in rows for name in row)
+    references, _ = find_images(folder, unique)
+    return {name: os.path.abspath(reference.path) for name, reference in references.items()}

@@ -1,0 +1,1 @@
+"""The store: Parquet parts that hold the embeddings of one backbone."""

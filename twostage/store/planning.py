@@ -1,0 +1,129 @@
+"""Decide what an extraction has to do: a pure function of the manifest and the store's index."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import pyarrow as pa
+
+SHARD_SIZE = 1024
+
+
+class Listed(Protocol):
+    """An image to embed and what the file system says of it; None where there is no file."""
+
+    @property
+    def image(self) -> str: ...
+
+    @property
+    def size_bytes(self) -> int | None: ...
+
+    @property
+    def mtime_ns(self) -> int | None: ...
+
+
+@dataclass(frozen=True)
+class Shard:
+    """The unit of work and of loss: what goes into one part.
+
+    Attributes
+    ----------
+    part : str
+        The part's file name. If it exists, rows of these images in it are to be replaced.
+    images : sequence of Listed
+        What to look at.
+    """
+
+    part: str
+    images: Sequence[Any]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be done.
+
+    Attributes
+    ----------
+    shards : list of Shard
+        Parts to rewrite first, then new ones.
+    n_unchanged : int
+        Images whose row can stay as it is.
+    """
+
+    shards: list[Shard]
+    n_unchanged: int
+
+
+def make_plan(
+    manifest: Sequence[Listed],
+    index: pa.Table,
+    *,
+    n_parts: int,
+    retry_errors: bool = False,
+    verify: bool = False,
+) -> Plan:
+    """Compare what is wanted with what is there.
+
+    Parameters
+    ----------
+    manifest : sequence of Listed
+        The images wanted, each name once.
+    index : pyarrow.Table
+        What the store holds, as `EmbeddingStore.index` gives it.
+    n_parts : int
+        The number that the first new part bears.
+    retry_errors : bool
+        Whether to try again what could not be decoded; what could not be read always is.
+    verify : bool
+        Whether to read every image again, and trust no size and time.
+
+    Returns
+    -------
+    Plan
+        An image that the store holds is looked at again, by its bytes, where size or time differ
+        or are not to be trusted; it goes back into the part that holds it.
+    """
+    columns = ("part", "size_bytes", "mtime_ns", "error")
+    rows = zip(*(index[name].to_pylist() for name in columns), strict=True)
+    stored = dict(zip(index["image"].to_pylist(), rows, strict=True))
+    fresh: list[Listed] = []
+    again: dict[str, list[Listed]] = {}
+    n_unchanged = 0
+    for listed in manifest:
+        row = stored.get(listed.image)
+        if row is None:
+            fresh.append(listed)
+        elif _must_look_again(listed, *row[1:], retry_errors=retry_errors, verify=verify):
+            again.setdefault(row[0], []).append(listed)
+        else:
+            n_unchanged += 1
+    shards = [Shard(part, images) for part, images in sorted(again.items())]
+    return Plan([*shards, *_new_shards(fresh, n_parts)], n_unchanged)
+
+
+def _must_look_again(
+    listed: Listed,
+    size_bytes: int | None,
+    mtime_ns: int | None,
+    error: str | None,
+    *,
+    retry_errors: bool,
+    verify: bool,
+) -> bool:
+    if error is not None and (retry_errors or error.startswith("read")):
+        return True
+    if listed.size_bytes is None:
+        return False  # the file is gone: what was computed from it stands until it is pruned
+    if verify or not mtime_ns:
+        return True
+    return (listed.size_bytes, listed.mtime_ns) != (size_bytes, mtime_ns)
+
+
+def _new_shards(images: Sequence[Listed], first: int) -> Iterator[Shard]:
+    for number, start in enumerate(range(0, len(images), SHARD_SIZE), start=first):
+        yield Shard(part_name(number), images[start : start + SHARD_SIZE])
+
+
+def part_name(number: int) -> str:
+    """Return the file name of a store's n-th part."""
+    return f"part-{number:06d}.parquet"

@@ -1,0 +1,177 @@
+"""Turn table columns into numbers: scaled, one-hot, or encoded by the target."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from sklearn.model_selection import KFold
+from sklearn.preprocessing import OneHotEncoder, StandardScaler, TargetEncoder
+
+from twostage.errors import DataError
+from twostage.table.roles import CATEGORICAL, NUMERIC, Column
+
+LEAF_TYPES = {"scale": StandardScaler, "one_hot": OneHotEncoder, "target": TargetEncoder}
+MAX_ONE_HOT = 30
+_N_FOLDS = 5
+
+
+class TableEncoder:
+    """Encoders of a table's columns, learned on training rows.
+
+    Numeric columns are standardised and keep their missing values, which trees know how to use.
+    Categories become one column each, missing values among them; those unseen at fit become
+    zeros. A column of more than 30 categories is encoded by the target instead, cross-fitted so
+    that no training row sees its own target.
+
+    Parameters
+    ----------
+    wiring : mapping of str to sequence of str
+        Which columns go to which encoder: ``scale``, ``one_hot``, ``target``.
+    leaves : mapping of str to fitted scikit-learn transformer
+        The encoders, under the same keys.
+
+    References
+    ----------
+    Micci-Barreca (2001), as in ``sklearn.preprocessing.TargetEncoder``.
+    """
+
+    def __init__(self, wiring: Mapping[str, Sequence[str]], leaves: Mapping[str, Any]):
+        self.wiring = {key: list(columns) for key, columns in wiring.items()}
+        self.leaves = dict(leaves)
+
+    @classmethod
+    def fit_transform(
+        cls,
+        frame: pd.DataFrame,
+        columns: Sequence[Column],
+        y: np.ndarray,
+        *,
+        is_classification: bool,
+        random_state: int,
+    ) -> tuple["TableEncoder", np.ndarray]:
+        """Learn the encoders and encode the rows they are learned on.
+
+        Parameters
+        ----------
+        frame : DataFrame of shape (n_rows, n_columns)
+            The training rows.
+        columns : sequence of Column
+            Those whose role is numeric or categorical are encoded.
+        y : array of shape (n_rows,)
+            Class numbers or values.
+        is_classification : bool
+            What ``y`` is.
+        random_state : int
+            Of the folds in which categories are encoded by the target.
+
+        Returns
+        -------
+        encoder : TableEncoder
+        features : float32 array of shape (n_rows, n_features)
+        """
+        wiring = _wire(frame, columns)
+        leaves = _make_leaves(wiring, y, is_classification, random_state)
+        features = [
+            leaf.fit_transform(_input_of(key, frame, wiring[key]), y)
+            for key, leaf in leaves.items()
+        ]
+        return cls(wiring, leaves), _side_by_side(features, len(frame))
+
+    def transform(self, frame: pd.DataFrame) -> np.ndarray:
+        """Encode rows.
+
+        Returns
+        -------
+        float32 array of shape (n_rows, n_features)
+
+        Raises
+        ------
+        DataError
+            If a numeric column holds something else.
+        """
+        features = [
+            leaf.transform(_input_of(key, frame, self.wiring[key]))
+            for key, leaf in self.leaves.items()
+        ]
+        return _side_by_side(features, len(frame))
+
+    def feature_names(self) -> list[str]:
+        """Return the name of each feature."""
+        names: list[str] = []
+        for key, leaf in self.leaves.items():
+            names += [str(name) for name in leaf.get_feature_names_out(self.wiring[key])]
+        return names
+
+
+def _wire(frame: pd.DataFrame, columns: Sequence[Column]) -> dict[str, list[str]]:
+    wiring: dict[str, list[str]] = {"scale": [], "one_hot": [], "target": []}
+    for column in columns:
+        if column.role == NUMERIC:
+            wiring["scale"].append(column.name)
+        elif column.role == CATEGORICAL:
+            is_wide = frame[column.name].nunique() > MAX_ONE_HOT
+            wiring["target" if is_wide else "one_hot"].append(column.name)
+    return {key: names for key, names in wiring.items() if names}
+
+
+def _make_leaves(
+    wiring: Mapping[str, Sequence[str]],
+    y: np.ndarray,
+    is_classification: bool,
+    random_state: int,
+) -> dict[str, Any]:
+    target_type = "continuous"
+    if is_classification:
+        target_type = "binary" if len(np.unique(y)) == 2 else "multiclass"
+    folds = KFold(_N_FOLDS, shuffle=True, random_state=random_state)
+    options: dict[str, dict[str, Any]] = {
+        "scale": {},
+        "one_hot": {"handle_unknown": "ignore", "sparse_output": False},
+        "target": {"target_type": target_type, "cv": folds},
+    }
+    return {key: LEAF_TYPES[key](**options[key]) for key in wiring}
+
+
+def _input_of(key: str, frame: pd.DataFrame, columns: Sequence[str]) -> np.ndarray:
+    convert = _numbers if key == "scale" else _categories
+    return np.column_stack([convert(frame[name]) for name in columns])
+
+
+def _numbers(values: pd.Series) -> np.ndarray:
+    """Return a column as float64, NaN where it is missing."""
+    try:
+        numbers = pd.to_numeric(values).to_numpy(dtype=np.float64, na_value=np.nan)
+    except (ValueError, TypeError) as error:
+        is_bad = pd.to_numeric(values, errors="coerce").isna() & values.notna()
+        row = int(np.flatnonzero(is_bad)[0]) if is_bad.any() else 0
+        raise DataError(
+            f"Column '{values.name}' is numeric, but row {row + 1} holds {values.iloc[row]!r}. "
+            "Correct it, or make the column categorical when fitting."
+        ) from error
+    if np.isinf(numbers).any():
+        row = int(np.flatnonzero(np.isinf(numbers))[0])
+        raise DataError(
+            f"Column '{values.name}' holds an infinite value in row {row + 1}. Replace it by a "
+            "number or leave it missing."
+        )
+    return numbers
+
+
+def _categories(values: pd.Series) -> np.ndarray:
+    """Return a column as text, NaN where it is missing; 1, 1.0 and "1" are one category."""
+    names = values.astype(object)
+    text = [np.nan if pd.isna(value) else _category_name(value) for value in names]
+    return np.array(text, dtype=object)
+
+
+def _category_name(value: object) -> str:
+    if isinstance(value, (float, np.floating)) and float(value).is_integer():
+        return str(int(value))
+    return str(value)
+
+
+def _side_by_side(features: Sequence[np.ndarray], n_rows: int) -> np.ndarray:
+    if not features:
+        return np.empty((n_rows, 0), np.float32)
+    return np.column_stack(features).astype(np.float32)

@@ -1,0 +1,103 @@
+"""Read and write tables as CSV or Parquet."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+
+import pandas as pd
+
+from twostage.errors import DataError, UsageError, did_you_mean
+
+IMAGE_COLUMN, FOLDER_COLUMN = "image", "folder"
+_PARQUET = (".parquet", ".pq")
+
+
+def read_table(path: str | os.PathLike[str]) -> pd.DataFrame:
+    """Read a CSV or Parquet file, told apart by its ending.
+
+    Raises
+    ------
+    UsageError
+        If there is no such file.
+    DataError
+        If it can't be read as a table, or has no rows.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise UsageError(f"There is no table '{path}'. Give a CSV or Parquet file.")
+    try:
+        if file.suffix.lower() in _PARQUET:
+            frame = pd.read_parquet(file)
+        else:
+            frame = pd.read_csv(file, low_memory=False)
+    except (ValueError, OSError, pd.errors.ParserError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise DataError(f"'{path}' can't be read as a table: {reason}") from error
+    if frame.empty:
+        raise DataError(f"Table '{path}' has no rows.")
+    if not frame.columns.is_unique:
+        repeated = frame.columns[frame.columns.duplicated()][0]
+        raise DataError(f"Table '{path}' has two columns '{repeated}'. Rename one.")
+    return frame
+
+
+def table_from_folders(names: Sequence[str]) -> pd.DataFrame:
+    """Make the table of images that are sorted into a folder per class.
+
+    Parameters
+    ----------
+    names : sequence of str
+        Image names such as ``train/cats/1.jpg``.
+
+    Returns
+    -------
+    DataFrame
+        ``image``, the name, and ``folder``, the name of the folder it is in.
+
+    Raises
+    ------
+    DataError
+        If images are in no folder.
+    """
+    folders = [PurePosixPath(name).parent.name for name in names]
+    bare = [name for name, folder in zip(names, folders, strict=True) if not folder]
+    if bare:
+        raise DataError(
+            f"{len(bare)} of {len(names)} images are in no folder that could name their class; "
+            f"first: '{bare[0]}'. Put each class into a folder, or give a --table."
+        )
+    return pd.DataFrame({IMAGE_COLUMN: list(names), FOLDER_COLUMN: folders})
+
+
+def write_table(frame: pd.DataFrame, path: str | os.PathLike[str]) -> None:
+    """Write a table whole or not at all, as Parquet or else CSV, by the path's ending."""
+    file = Path(path)
+    temporary = file.with_name(f"_tmp-{file.name}")
+    try:
+        if file.suffix.lower() in _PARQUET:
+            frame.to_parquet(temporary, index=False)
+        else:
+            frame.to_csv(temporary, index=False)
+        os.replace(temporary, file)
+    except OSError as error:
+        raise DataError(f"Can't write '{path}': {error.strerror or error}.") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def require_column(frame: pd.DataFrame, column: str, purpose: str) -> pd.Series:
+    """Return a column of a table.
+
+    Raises
+    ------
+    DataError
+        If the table has no such column; it lists those it has.
+    """
+    if column not in frame.columns:
+        names = [str(name) for name in frame.columns]
+        shown = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
+        raise DataError(
+            f"The table has no {purpose} column '{column}'.{did_you_mean(column, names)} "
+            f"Its columns are: {shown}."
+        )
+    return frame[column]

@@ -1,0 +1,118 @@
+"""What is to be predicted: check a target column, and turn it into numbers."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+
+from twostage.errors import DataError, UsageError
+
+TASKS = ("auto", "classification", "regression")
+_MOST_NUMERIC_CLASSES = 20
+
+
+@dataclass(frozen=True)
+class Target:
+    """A target as the head learns it.
+
+    Attributes
+    ----------
+    task : {"classification", "regression"}
+        What it is.
+    y : array of shape (n_rows,)
+        Class numbers, or values.
+    classes : array of shape (n_classes,) or None
+        The labels that the numbers stand for, sorted.
+    """
+
+    task: str
+    y: np.ndarray
+    classes: np.ndarray | None
+
+    def take(self, rows: np.ndarray) -> "Target":
+        """Return the target of some rows, by number."""
+        return replace(self, y=self.y[rows])
+
+
+def prepare_target(values: pd.Series, task: str = "auto", *, log_target: bool = False) -> Target:
+    """Check a target column and turn it into numbers.
+
+    Parameters
+    ----------
+    values : Series of length n_rows
+        The column.
+    task : {"auto", "classification", "regression"}
+        "auto" takes numbers for values to regress on if some are not whole, or if there are more
+        than 20 different ones; everything else for classes.
+    log_target : bool
+        Whether the logarithm will be learned.
+
+    Raises
+    ------
+    DataError
+        If values are missing, there is only one class, or they do not suit the task.
+    """
+    name = values.name
+    if values.isna().any():
+        rows = np.flatnonzero(values.isna())
+        raise DataError(
+            f"{len(rows)} of {len(values)} rows have no value in target '{name}'; first: row "
+            f"{rows[0] + 1}. Remove these rows or fill them in."
+        )
+    if task == "auto":
+        task = "classification" if _looks_like_classes(values) else "regression"
+    if task == "regression":
+        return Target(task, _regression_values(values, log_target), None)
+    if log_target:
+        raise UsageError(f"--log-target needs a regression; target '{name}' holds classes.")
+    return _classes_of(values)
+
+
+def _looks_like_classes(values: pd.Series) -> bool:
+    if not pd.api.types.is_numeric_dtype(values.dtype) or pd.api.types.is_bool_dtype(values.dtype):
+        return True
+    numbers = values.to_numpy(np.float64)
+    is_whole = bool((numbers == np.floor(numbers)).all())
+    return is_whole and len(np.unique(numbers)) <= _MOST_NUMERIC_CLASSES
+
+
+def _regression_values(values: pd.Series, log_target: bool) -> np.ndarray:
+    try:
+        y = pd.to_numeric(values).to_numpy(np.float64)
+    except (ValueError, TypeError) as error:
+        raise DataError(
+            f"Target '{values.name}' can't be regressed on: it holds text ({error}). Use "
+            "--task classification, or correct the values."
+        ) from error
+    if not np.isfinite(y).all():
+        row = int(np.flatnonzero(~np.isfinite(y))[0])
+        raise DataError(f"Target '{values.name}' holds an infinite value in row {row + 1}.")
+    if len(np.unique(y)) == 1:
+        raise DataError(f"Target '{values.name}' is {y[0]:g} in all rows: nothing to learn.")
+    if log_target and (y <= 0).any():
+        row = int(np.flatnonzero(y <= 0)[0])
+        raise DataError(
+            f"--log-target needs positive values; target '{values.name}' is {y[row]:g} in row "
+            f"{row + 1}. Leave --log-target out."
+        )
+    return y
+
+
+def _classes_of(values: pd.Series) -> Target:
+    labels = values.to_numpy()
+    if labels.dtype.kind == "f" and (labels == np.floor(labels)).all():
+        labels = labels.astype(np.int64)
+    elif labels.dtype.kind not in "biuf":
+        labels = labels.astype(str)
+    classes, y = np.unique(labels, return_inverse=True)
+    if len(classes) == 1:
+        raise DataError(
+            f"Target '{values.name}' has one class only: {classes[0]!r} in all {len(y)} rows. "
+            "Add rows of another class, or choose another target."
+        )
+    if len(classes) > len(y) / 2 and len(classes) > _MOST_NUMERIC_CLASSES:
+        raise DataError(
+            f"Target '{values.name}' has {len(classes)} different values in {len(y)} rows: too "
+            "many for classes. Use --task regression for numbers, or choose another target."
+        )
+    return Target("classification", y, classes)
