@@ -52,7 +52,7 @@ def _draw_people(n: int, rng: np.random.Generator) -> tuple[pd.DataFrame, np.nda
         {
             "age": np.where(rng.random(n) < 0.05, np.nan, age),
             "sun_hours": hours.round(1),
-            "site": np.where(rng.random(n) < 0.05, None, site),
+            "site": pd.Series(site).where(rng.random(n) >= 0.05),
         }
     )
     return table, (risk - risk.mean()) / risk.std()

@@ -4,36 +4,28 @@
 the worker: load, embed, write -> a summary.
 """
 
-import logging
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import joblib
-import numpy as np
-import pyarrow as pa
 
+from twostage.backbones.lazy import LazyBackbone
 from twostage.backbones.spec import BackboneSettings, BackboneSpec
-from twostage.errors import ImagesError, StoreError, UsageError
+from twostage.errors import ImagesError, UsageError
 from twostage.executors.local import LocalExecutor
-from twostage.images.loading import ImageLoader, LoadedImage
+from twostage.images.loading import ImageLoader
 from twostage.images.references import Reference, find_images, list_images, reference_to
-from twostage.store.planning import Shard, make_plan
-from twostage.store.schema import embedding_array
+from twostage.store.planning import make_plan
 from twostage.store.store import EmbeddingStore
-
-if TYPE_CHECKING:
-    from twostage.backbones.keras_backbone import KerasBackbone
-
-log = logging.getLogger("twostage")
+from twostage.worker import Progress, ShardWorker
 
 PathLike = str | os.PathLike[str]
-Progress = Callable[[int, int], None]
 _BATCHES_AHEAD = 4
 
 
@@ -176,7 +168,7 @@ def extract(
         references = list({reference.image: reference for reference in found.values()}.values())
         if not references:
             raise ImagesError("The table names no image: its image column is empty.")
-    summary = _embed_into(Path(store), references, _LazyBackbone(settings, how.device), how)
+    summary = _embed_into(Path(store), references, LazyBackbone(settings, how.device), how)
     return replace(summary, note=note)
 
 
@@ -187,7 +179,7 @@ def embed_files(
 
     Another run that writes that store is waited for. Errors are rows.
     """
-    backbone = _LazyBackbone(settings, options.device)
+    backbone = LazyBackbone(settings, options.device)
     path = folder / f"{backbone.spec.architecture}-{backbone.spec.key}"
     references = [reference_to(Path(), name) for name in dict.fromkeys(paths)]
     if references:
@@ -197,57 +189,10 @@ def embed_files(
     return EmbeddingStore(path)
 
 
-class _LazyBackbone:
-    """A backbone that is built when it is first needed.
-
-    Parameters
-    ----------
-    settings : BackboneSettings
-        What was asked for.
-    device : {"auto", "cpu", "gpu"}
-        Where it is to run.
-    """
-
-    def __init__(self, settings: BackboneSettings, device: str):
-        self.settings = settings
-        self.device: str | None = None
-        self._requested_device = device
-        self._expected: BackboneSpec | None = None
-        self._loaded: KerasBackbone | None = None
-
-    @property
-    def spec(self) -> BackboneSpec:
-        return self.get().spec
-
-    def expect(self, spec: BackboneSpec) -> None:
-        """Build the backbone of a store, and refuse any other."""
-        self._expected = spec
-
-    def get(self) -> "KerasBackbone":
-        """Return the backbone, built at the first call."""
-        if self._loaded is None:
-            from twostage.backbones.devices import choose_device
-            from twostage.backbones.keras_backbone import load_backbone
-
-            device = choose_device(self._requested_device)
-            self._loaded = load_backbone(self._settings_to_build(), device.name)
-            self.device = device.description
-            log.info("%s runs on %s.", self._loaded.spec.architecture, device.description)
-            if self._expected is not None:
-                _refuse(self._expected.differences(self._loaded.spec))
-        return self._loaded
-
-    def _settings_to_build(self) -> BackboneSettings:
-        if self._expected is None:
-            return self.settings
-        file = self.settings.weights_file
-        return self._expected.to_settings(str(file) if file else None)
-
-
 def _embed_into(
     path: Path,
     references: Sequence[Reference],
-    backbone: _LazyBackbone,
+    backbone: LazyBackbone,
     options: ExtractionOptions,
     is_cache: bool = False,
 ) -> ExtractionSummary:
@@ -263,9 +208,16 @@ def _embed_into(
             retry_errors=options.retry_errors,
             verify=options.verify,
         )
-        n_planned = sum(len(shard.images) for shard in plan.shards)
         with _loader(store, options) as loader:
-            worker = _ShardWorker(store, backbone, loader, options, n_planned)
+            worker = ShardWorker(
+                store,
+                backbone,
+                loader,
+                batch_size=options.batch_size,
+                fails_on_error=options.on_error == "fail",
+                n_images=sum(len(shard.images) for shard in plan.shards),
+                progress=options.progress,
+            )
             records = list(LocalExecutor().run(worker, plan.shards))
         errors = _errors_of(store, references)
         if len(errors) == len(references) and not is_cache:
@@ -289,11 +241,11 @@ def _embed_into(
 
 
 @contextmanager
-def _opened(path: Path, backbone: _LazyBackbone) -> Iterator[EmbeddingStore]:
+def _opened(path: Path, backbone: LazyBackbone) -> Iterator[EmbeddingStore]:
     """Open the store or make it; a store made in vain is taken away again."""
     if EmbeddingStore.exists_at(path):
         store = EmbeddingStore(path)
-        _continue_with(store, backbone)
+        backbone.expect(BackboneSpec.from_dict(store.spec, path))
         yield store
         return
     store = EmbeddingStore.create(path, backbone.spec.to_dict())
@@ -303,24 +255,6 @@ def _opened(path: Path, backbone: _LazyBackbone) -> Iterator[EmbeddingStore]:
         if not store.parts() or isinstance(error, ImagesError):
             store.delete()
         raise
-
-
-def _continue_with(store: EmbeddingStore, backbone: _LazyBackbone) -> None:
-    """Make the backbone the store's own, or refuse if another one was asked for."""
-    spec = BackboneSpec.from_dict(store.spec, store.path)
-    _refuse(spec.conflicts(backbone.settings))
-    backbone.expect(spec)
-    if not spec.knows_weights_file(backbone.settings):
-        backbone.get()
-
-
-def _refuse(differences: Sequence[str]) -> None:
-    """Raise StoreError if the backbone differs from the store's."""
-    if differences:
-        raise StoreError(
-            f"The store was made by another backbone: {'; '.join(differences)}. Give another "
-            "folder for the store, or leave these options out to go on with the store's."
-        )
 
 
 def _check_all_present(references: Sequence[Reference]) -> None:
@@ -348,116 +282,3 @@ def _errors_of(store: EmbeddingStore, references: Sequence[Reference]) -> list[s
     error_of = dict(zip(index["image"].to_pylist(), index["error"].to_pylist(), strict=True))
     errors = (error_of[reference.image] for reference in references)
     return [error for error in errors if error is not None]
-
-
-@dataclass(frozen=True)
-class _ShardRecord:
-    n_computed: int
-    n_reused: int
-
-
-@dataclass
-class _ShardWork:
-    """What a shard has so far."""
-
-    images: list[LoadedImage] = field(default_factory=list)
-    computed: dict[str, np.ndarray] = field(default_factory=dict)
-    batch: dict[str, np.ndarray] = field(default_factory=dict)
-
-
-class _ShardWorker:
-    """Loads the images of a shard, embeds those whose bytes are new, and commits the part."""
-
-    def __init__(
-        self,
-        store: EmbeddingStore,
-        backbone: _LazyBackbone,
-        loader: ImageLoader,
-        options: ExtractionOptions,
-        n_planned: int,
-    ):
-        self._store = store
-        self._backbone = backbone
-        self._loader = loader
-        self._options = options
-        self._n_planned = n_planned
-        self._n_done = 0
-        self._sizes = _sizes_by_hash(store.index())
-
-    def __call__(self, shard: Shard) -> _ShardRecord:
-        work = _ShardWork()
-        for image in self._loader.load(shard.images, known=self._sizes):
-            self._take(image, work)
-        self._embed_batch(work)
-        reused = [i.content_hash for i in work.images if self._is_reused(i, work)]
-        embeddings = self._store.known([h for h in reused if h]) | work.computed
-        self._store.write_part(shard.part, _rows(work.images, embeddings, self._sizes, self._store))
-        for image in work.images:
-            if image.content_hash and image.width and image.height:
-                self._sizes.setdefault(image.content_hash, (image.width, image.height))
-        n_fine = sum(image.error is None for image in work.images)
-        return _ShardRecord(len(work.computed), n_fine - len(work.computed))
-
-    def _take(self, image: LoadedImage, work: _ShardWork) -> None:
-        if image.error is not None and self._options.on_error == "fail":
-            raise ImagesError(
-                f"'{image.image}' can't be used ({image.error}). Fix the file, or drop "
-                "--on-error fail to keep such images as rows without an embedding."
-            )
-        if image.pixels is not None and image.content_hash not in work.computed:
-            work.batch[str(image.content_hash)] = image.pixels
-        work.images.append(replace(image, pixels=None))
-        if len(work.batch) == self._options.batch_size:
-            self._embed_batch(work)
-        self._n_done += 1
-        if self._options.progress is not None and not work.batch:
-            self._options.progress(self._n_done, self._n_planned)
-
-    def _embed_batch(self, work: _ShardWork) -> None:
-        if not work.batch:
-            return
-        pixels = np.stack(list(work.batch.values()))
-        embeddings = self._backbone.get().embed(pixels, self._options.batch_size)
-        work.computed.update(zip(work.batch, embeddings, strict=True))
-        work.batch.clear()
-        if self._options.progress is not None:
-            self._options.progress(self._n_done, self._n_planned)
-
-    @staticmethod
-    def _is_reused(image: LoadedImage, work: _ShardWork) -> bool:
-        return image.error is None and image.content_hash not in work.computed
-
-
-def _sizes_by_hash(index: pa.Table) -> dict[str, tuple[int, int]]:
-    """Return width and height of every content hash that has an embedding."""
-    columns = ("content_hash", "width", "height", "error")
-    rows = zip(*(index[name].to_pylist() for name in columns), strict=True)
-    return {content_hash: (w, h) for content_hash, w, h, error in rows if error is None}
-
-
-def _rows(
-    images: Sequence[LoadedImage],
-    embeddings: dict[str, np.ndarray],
-    sizes: dict[str, tuple[int, int]],
-    store: EmbeddingStore,
-) -> pa.Table:
-    """Put a shard's images and embeddings into the store's columns."""
-    n = len(images)
-    is_valid = np.array([image.error is None for image in images], dtype=bool)
-    matrix = np.zeros((n, store.dim), np.float32)
-    for i in np.flatnonzero(is_valid):
-        matrix[i] = embeddings[str(images[i].content_hash)]
-    unknown = (None, None)
-    known = [sizes.get(image.content_hash or "", unknown) for image in images]
-    schema = store.schema()
-    columns = {
-        "image": [image.image for image in images],
-        "content_hash": [image.content_hash for image in images],
-        "size_bytes": [image.size_bytes for image in images],
-        "mtime_ns": [image.mtime_ns for image in images],
-        "width": [i.width or size[0] for i, size in zip(images, known, strict=True)],
-        "height": [i.height or size[1] for i, size in zip(images, known, strict=True)],
-        "embedding": embedding_array(matrix, is_valid, schema),
-        "error": [image.error for image in images],
-    }
-    return pa.table(columns, schema=schema)

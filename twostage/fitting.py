@@ -166,8 +166,9 @@ class FittedModel:
             The image columns and the group as given, ``prediction``, ``proba_<class>`` for each
             class, ``n_images``, ``error``.
         """
-        given = [*self.settings.image_columns, self.settings.group]
-        table = {name: frame[name].to_numpy() for name in given if name in frame.columns}
+        named = {*self.settings.image_columns, self.settings.group}
+        given = [name for name in frame.columns if name in named]
+        table: dict[str, Any] = {name: frame[name].to_numpy() for name in given}
         if self.classes is None:
             table["prediction"] = self.predict(frame, blocks)
         else:

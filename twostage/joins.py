@@ -190,7 +190,7 @@ def _unmatched_message(
     shown = ", ".join(f"'{name}' (row {row + 1})" for row, name in left[:_N_SHOWN])
     has = f"like '{known[0]}'" if known else "no image at all"
     return (
-        f"{n_rows} of {len(names)} rows name an image that the store '{store.path}' does not hold; "
-        f"first: {shown}. It holds {len(known)} images, {has}. Extract the missing ones into it, or "
-        "write the names relative to the extracted folder."
+        f"{n_rows} of {len(names)} rows name an image that the store '{store.path}' does not "
+        f"hold; first: {shown}. It holds {len(known)} images, {has}. Extract the missing ones "
+        "into it, or write the names relative to the extracted folder."
     )

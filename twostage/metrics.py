@@ -142,7 +142,7 @@ def _auc(y: np.ndarray, proba: np.ndarray, weights: np.ndarray) -> np.ndarray:
     each = [_binary_auc(y == k, proba[:, k], weights) for k in range(proba.shape[1])]
     with np.errstate(invalid="ignore"):
         defined = np.isfinite(each)
-        return np.where(defined, each, 0).sum(axis=0) / defined.sum(axis=0)
+        return np.asarray(np.where(defined, each, 0).sum(axis=0) / defined.sum(axis=0))
 
 
 def _binary_auc(is_positive: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -183,7 +183,7 @@ def _r2(y: np.ndarray, predicted: np.ndarray, weights: np.ndarray) -> np.ndarray
 
 
 def _rmse(y: np.ndarray, predicted: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    return np.sqrt(_mean((y - predicted) ** 2, weights))
+    return np.asarray(np.sqrt(_mean((y - predicted) ** 2, weights)))
 
 
 def _mae(y: np.ndarray, predicted: np.ndarray, weights: np.ndarray) -> np.ndarray:

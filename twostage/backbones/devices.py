@@ -86,10 +86,13 @@ def _tensorflow_name(tf: Any, gpu: Any) -> str:
 
 def _why_no_gpu(backend: str) -> str | None:
     """Say why an NVIDIA GPU of this machine is not used; None if there is none."""
-    has_gpu = Path("/proc/driver/nvidia/version").exists() or shutil.which("nvidia-smi")
-    if not has_gpu:
+    if not _has_nvidia_gpu():
         return None
     if os.environ.get("CUDA_VISIBLE_DEVICES", "all") in ("", "-1"):
         return "an NVIDIA GPU is here, but CUDA_VISIBLE_DEVICES hides it"
     install = _INSTALL.get(backend, "use another Keras backend")
     return f"an NVIDIA GPU is here, but {backend} can't use it: {install}"
+
+
+def _has_nvidia_gpu() -> bool:
+    return Path("/proc/driver/nvidia/version").exists() or shutil.which("nvidia-smi") is not None

@@ -5,6 +5,7 @@ The only place that imports Keras. It uses Keras alone, so that every Keras back
 
 import os
 import random
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import lru_cache
@@ -21,9 +22,9 @@ from twostage.fingerprint import hash_file, hash_weights
 
 @contextmanager
 def _muted_stderr() -> Iterator[None]:
-    """Drop what native code writes to standard error, if the environment asks TensorFlow to be quiet.
+    """Drop what native code writes to standard error, if ``TF_CPP_MIN_LOG_LEVEL`` asks for it.
 
-    Some of TensorFlow's start-up lines come before it heeds ``TF_CPP_MIN_LOG_LEVEL``.
+    Some of TensorFlow's start-up lines come before it heeds that variable.
     """
     if os.environ.get("TF_CPP_MIN_LOG_LEVEL", "0") < "3":
         yield
@@ -188,7 +189,7 @@ def _load_weights(
     if settings.weights == "random":
         return
     if settings.weights_file is not None:
-        network.load_weights(str(settings.weights_file))
+        _load_file(network, str(settings.weights_file))
         return
     constructor = getattr(keras.applications, architecture.constructor)
     try:
@@ -203,6 +204,26 @@ def _load_weights(
     except Exception as error:  # Keras raises a bare Exception when a download fails
         raise BackboneError(_no_weights_message(architecture, error)) from error
     network.set_weights(source.get_weights())
+    for layer in network.layers:
+        if isinstance(layer, keras.layers.Normalization):
+            layer.finalize_state()  # it computes with copies that set_weights leaves as they were
+
+
+def _load_file(network: Any, file: str) -> None:
+    """Load a file's weights, and make sure that it had them all.
+
+    Raises
+    ------
+    ValueError
+        If it lacks some: Keras only warns where a part of the file is missing.
+    """
+    drawn = {w.path: np.asarray(w) for w in network.weights if len(w.shape) > 1}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        network.load_weights(file)
+    for weight in network.weights:
+        if weight.path in drawn and np.array_equal(drawn[weight.path], np.asarray(weight)):
+            raise ValueError(f"it has no weights for '{weight.path}'")
 
 
 def _with_imagenet_rescaling(network: Any) -> Any:

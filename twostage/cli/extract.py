@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 @click.pass_context
 def extract(
     ctx: click.Context,
+    /,
     images: str,
     store: str,
     table: str | None,

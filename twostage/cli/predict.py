@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 @click.pass_context
 def predict(
     ctx: click.Context,
+    /,
     model: str,
     table: str | None,
     images: str | None,

@@ -133,4 +133,4 @@ class LightGBMHead:
         return max(1, booster.best_iteration)
 
     def _n_threads(self) -> int:
-        return self.n_jobs if self.n_jobs and self.n_jobs > 0 else joblib.cpu_count()
+        return self.n_jobs if self.n_jobs and self.n_jobs > 0 else int(joblib.cpu_count())

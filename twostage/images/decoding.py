@@ -7,7 +7,7 @@ import stat
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from twostage.errors import ImageError
 
@@ -17,6 +17,7 @@ RESIZE_FILTER = "bilinear, antialiased"
 RESIZE_POLICIES = ("crop", "squash", "pad")
 
 _BLACK = (0, 0, 0)
+_WITH_ALPHA = ("RGBA", "LA", "PA", "RGBa", "La")
 _ORIENTATION = 0x0112  # the EXIF tag
 _LYING = (5, 6, 7, 8)  # its values that swap width and height
 
@@ -83,7 +84,7 @@ def decode(data: bytes, size_px: int, resize: str = "crop") -> tuple[np.ndarray,
             pixels = _to_square(_to_rgb(image), size_px, resize)
     except Image.DecompressionBombError:
         raise ImageError("decode", "too many pixels (a decompression bomb?)") from None
-    except Image.UnidentifiedImageError:
+    except UnidentifiedImageError:
         raise ImageError("decode", "not an image, or of an unknown format") from None
     except (OSError, ValueError, SyntaxError, EOFError, IndexError, MemoryError) as error:
         raise ImageError("decode", _first_line(error)) from None
@@ -103,7 +104,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         return image
     if image.mode.startswith("I") or image.mode == "F":
         return Image.fromarray(_to_8_bit(np.asarray(image))).convert("RGB")
-    if "A" in image.mode or "transparency" in image.info:
+    if image.mode in _WITH_ALPHA or "transparency" in image.info:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(white, image).convert("RGB")
@@ -113,10 +114,10 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 def _to_8_bit(values: np.ndarray) -> np.ndarray:
     """Scale 16-bit grey to 8 bits; Pillow itself would clip everything above 255 to white."""
     if values.dtype.kind == "f":
-        return np.clip(np.nan_to_num(values) * (255 if values.max() <= 1 else 1), 0, 255).astype(
-            "u1"
-        )
-    return (np.clip(values, 0, 65535) // 257).astype("u1")
+        scaled = np.nan_to_num(values) * (255 if values.max() <= 1 else 1)
+    else:
+        scaled = values // 257
+    return np.asarray(np.clip(scaled, 0, 255), np.uint8)
 
 
 def _to_square(image: Image.Image, size_px: int, resize: str) -> Image.Image:

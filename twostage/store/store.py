@@ -42,6 +42,8 @@ class EmbeddingStore:
         The folder.
     spec : dict
         The backbone's record, as ``BackboneSpec.to_dict`` gives it.
+    schema : pyarrow.Schema
+        Of a part.
 
     Raises
     ------
@@ -58,7 +60,7 @@ class EmbeddingStore:
         self.path = Path(path)
         record = self._read_record()
         self.spec: dict[str, Any] = record["spec"]
-        self._schema = part_schema(self.spec)
+        self.schema = part_schema(self.spec)
 
     @classmethod
     def create(cls, path: str | os.PathLike[str], spec: Mapping[str, Any]) -> "EmbeddingStore":
@@ -120,14 +122,14 @@ class EmbeddingStore:
         pyarrow.Table
             The columns of `twostage.store.schema.part_schema` but ``embedding``, and ``part``.
         """
-        schema = pa.schema([self._schema.field(name) for name in INDEX_COLUMNS])
+        schema = pa.schema([self.schema.field(name) for name in INDEX_COLUMNS])
         empty = schema.append(pa.field("part", pa.string())).empty_table()
         return pa.concat_tables([empty, *(self._index_of(part) for part in self.parts())])
 
     def to_pandas(self) -> Any:
         """Return the whole store as a pandas DataFrame, one row per image."""
         return pa.concat_tables(
-            [self._schema.empty_table(), *(self.read_part(part) for part in self.parts())]
+            [self.schema.empty_table(), *(self.read_part(part) for part in self.parts())]
         ).to_pandas()
 
     def read_part(self, part: str, columns: Sequence[str] | None = None) -> pa.Table:
@@ -148,7 +150,7 @@ class EmbeddingStore:
                 f"Part '{self.path / part}' can't be read ({reason}). Delete it and run the same "
                 "'twostage extract' again: only its images are embedded anew."
             ) from error
-        if metadata.get(SPEC_KEY) != self._schema.metadata[SPEC_KEY]:
+        if metadata.get(SPEC_KEY) != self.schema.metadata[SPEC_KEY]:
             raise StoreError(
                 f"Part '{self.path / part}' was made by another backbone than the store it lies "
                 "in. Move it out of the folder."
@@ -197,7 +199,7 @@ class EmbeddingStore:
             is_kept = pc.invert(pc.is_in(old["image"], value_set=rows["image"].combine_chunks()))
             rows = pa.concat_tables([old.filter(is_kept), rows])
         sink = pa.BufferOutputStream()
-        pq.write_table(rows.cast(self._schema), sink, compression="zstd", use_dictionary=["error"])
+        pq.write_table(rows.cast(self.schema), sink, compression="zstd", use_dictionary=["error"])
         try:
             _replace(self.path / part, sink.getvalue())
         except OSError as error:
@@ -205,10 +207,6 @@ class EmbeddingStore:
                 f"Can't write '{self.path / part}': {error.strerror}. The store holds all parts "
                 "written before; run the same command again to continue."
             ) from error
-
-    def schema(self) -> pa.Schema:
-        """Return the Arrow schema of a part."""
-        return self._schema
 
     @contextmanager
     def lock(self, *, wait: bool = False) -> Iterator[None]:

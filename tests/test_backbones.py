@@ -1,0 +1,274 @@
+"""Real Keras networks: our embedding against Keras' own, and what weights files may be."""
+
+import importlib
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from twostage.backbones import devices
+from twostage.backbones.catalogue import CATALOGUE, Architecture, find_architecture
+from twostage.backbones.keras_backbone import KerasBackbone, load_backbone
+from twostage.backbones.spec import BackboneSettings
+from twostage.errors import BackboneError, UsageError
+
+QUICK = ("mobilenet_025", "mobilenet_v2_035", "mobilenet_v3_small", "efficientnet_b0", "resnet50")
+SLOW = (
+    "mobilenet",
+    "mobilenet_v2",
+    "mobilenet_v2_140",
+    "mobilenet_v3_large",
+    "resnet50_v2",
+    "efficientnet_b3",
+    "efficientnet_v2_b0",
+    "efficientnet_v2_s",
+    "vgg16",
+)
+_MODULES = {
+    "MobileNet": "mobilenet",
+    "MobileNetV2": "mobilenet_v2",
+    "MobileNetV3": "mobilenet_v3",
+    "ResNet": "resnet",
+    "ResNetV2": "resnet_v2",
+    "EfficientNet": "efficientnet",
+    "EfficientNetV2": "efficientnet_v2",
+    "VGG16": "vgg16",
+    "VGG19": "vgg19",
+}
+ROWS = [
+    *(pytest.param(name) for name in QUICK),
+    *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW),
+    *(
+        pytest.param(name, marks=pytest.mark.nightly)
+        for name in CATALOGUE
+        if name not in (*QUICK, *SLOW)
+    ),
+]
+
+
+def pixels(size_px: int, n: int = 2) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (n, size_px, size_px, 3), np.uint8)
+
+
+def settle(network: keras.Model) -> keras.Model:
+    """Give all weights values that leave no layer without effect, batch norm included."""
+    rng = np.random.default_rng(0)
+    network.set_weights(
+        [
+            (w * rng.uniform(1, 1.1, w.shape) + (w.ndim <= 1) * rng.uniform(0, 0.05, w.shape))
+            for w in network.get_weights()
+        ]
+    )
+    return network
+
+
+def keras_own(row: Architecture, file: Path, monkeypatch: pytest.MonkeyPatch) -> keras.Model:
+    """Build Keras' network with top, its weights saved to a file, as Keras loads them by name."""
+    constructor = getattr(keras.applications, row.constructor)
+    settle(constructor(weights=None, **row.options)).save_weights(file)
+    monkeypatch.setattr("keras.src.utils.file_utils.get_file", lambda *args, **kwargs: str(file))
+    return constructor(weights="imagenet", **row.options)
+
+
+def preprocess_input(row: Architecture, batch: np.ndarray) -> np.ndarray:
+    stem = max((stem for stem in _MODULES if row.constructor.startswith(stem)), key=len)
+    if row.constructor.startswith("ResNet"):
+        stem = "ResNetV2" if row.constructor.endswith("V2") else "ResNet"
+    module = importlib.import_module(f"keras.applications.{_MODULES[stem]}")
+    return module.preprocess_input(batch.astype(np.float32))
+
+
+def assert_close(ours: np.ndarray, theirs: np.ndarray) -> None:
+    difference = np.linalg.norm(ours - theirs, axis=1)
+    assert (difference <= 1e-5 * np.linalg.norm(theirs, axis=1)).all()
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_embedding_is_what_enters_keras_own_classifier(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = CATALOGUE[name]
+    file = tmp_path / "with_top.weights.h5"
+    network = keras_own(row, file, monkeypatch)
+    classifier = network.get_layer(row.classifier)
+    assert isinstance(classifier, (keras.layers.Dense, keras.layers.Conv2D))
+    assert network.output_shape == (None, 1000)
+    batch = pixels(row.input_size_px)
+    before = batch.copy()
+    penultimate = keras.Model(network.input, keras.layers.Flatten()(classifier.input))
+    theirs = penultimate.predict(preprocess_input(row, batch), verbose=0)
+
+    backbone = load_backbone(BackboneSettings(name, weights=str(file)))
+    ours = backbone.embed(batch, batch_size=2)
+
+    assert ours.shape == (2, row.dim)
+    assert backbone.spec.dim == row.dim
+    np.testing.assert_array_equal(batch, before)
+    assert_close(ours, theirs)
+    load_backbone.cache_clear()
+
+
+def test_a_file_by_name_and_by_path_gives_equal_embeddings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "no_top.weights.h5"
+    network = keras.applications.EfficientNetB0(weights=None, include_top=False, pooling="avg")
+    settle(network).save_weights(file)
+    monkeypatch.setattr("keras.src.utils.file_utils.get_file", lambda *args, **kwargs: str(file))
+    by_name = load_backbone(BackboneSettings("efficientnet_b0", weights="imagenet"))
+    load_backbone.cache_clear()
+    by_path = load_backbone(BackboneSettings("efficientnet_b0", weights=str(file)))
+    batch = pixels(224)
+    np.testing.assert_array_equal(by_name.embed(batch, 2), by_path.embed(batch, 2))
+    assert by_name.spec.identity == by_path.spec.identity
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Save one small network with its top and without, and another architecture without."""
+    folder = tmp_path_factory.mktemp("weights")
+    with_top = settle(keras.applications.MobileNetV2(weights=None, alpha=0.35))
+    trunk = keras.applications.MobileNetV2(
+        weights=None, alpha=0.35, include_top=False, input_shape=(224, 224, 3)
+    )
+    trunk.set_weights(with_top.get_weights()[:-2])
+    small = keras.applications.MobileNetV3Small(
+        weights=None, include_top=False, input_shape=(224, 224, 3)
+    )
+    saved = {"top": with_top, "no_top": trunk, "v3_no_top": settle(small)}
+    for name, network in saved.items():
+        network.save_weights(folder / f"{name}.weights.h5")
+    return {name: folder / f"{name}.weights.h5" for name in saved}
+
+
+def test_files_with_and_without_top_are_the_same_backbone(files: dict[str, Path]) -> None:
+    with_top, without = (
+        load_backbone(BackboneSettings("mobilenet_v2_035", weights=str(files[name])))
+        for name in ("top", "no_top")
+    )
+    assert with_top.spec.weights_digest == without.spec.weights_digest
+    assert with_top.spec.identity == without.spec.identity
+    assert with_top.spec.weights_file_hash != without.spec.weights_file_hash
+
+
+def test_a_file_of_another_architecture_is_refused(files: dict[str, Path]) -> None:
+    settings = BackboneSettings("mobilenet_v2", weights=str(files["no_top"]))
+    with pytest.raises(BackboneError, match="does not fit 'mobilenet_v2'.*Give the file of that"):
+        load_backbone(settings)
+
+
+def test_a_no_top_file_can_not_give_a_penultimate_layer_in_the_top(
+    files: dict[str, Path],
+) -> None:
+    file = str(files["v3_no_top"])
+    with pytest.raises(BackboneError, match=r"belongs to the top: .*--layer"):
+        load_backbone(BackboneSettings("mobilenet_v3_small", weights=file))
+    lower = load_backbone(
+        BackboneSettings("mobilenet_v3_small", weights=file, layer="conv_1", pooling="max")
+    )
+    assert lower.spec.dim == 576
+
+
+def test_weights_that_can_not_be_downloaded_name_the_ways_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*args: object, **kwargs: object) -> str:
+        raise Exception("URL fetch failure on https://example.org: None")  # as Keras does
+
+    monkeypatch.setattr("keras.src.utils.file_utils.get_file", fail)
+    with pytest.raises(BackboneError, match="--weights FILE.*KERAS_HOME.*--weights random"):
+        load_backbone(BackboneSettings("mobilenet_v2_050"))
+
+
+@pytest.fixture(scope="module")
+def small() -> KerasBackbone:
+    return load_backbone(BackboneSettings("mobilenet_v2_035", weights="random", image_size=96))
+
+
+def test_random_weights_follow_the_seed(small: KerasBackbone) -> None:
+    settings = {"backbone": "mobilenet_v2_035", "weights": "random", "image_size": 96}
+    load_backbone.cache_clear()
+    again = load_backbone(BackboneSettings(**settings, random_state=0))
+    other = load_backbone(BackboneSettings(**settings, random_state=1))
+    assert again.spec == small.spec
+    assert other.spec.weights_digest != small.spec.weights_digest
+    assert other.spec.weights == "random:1"
+
+
+def test_building_a_backbone_leaves_the_callers_random_numbers_alone() -> None:
+    import random
+
+    random.seed(5)
+    expected = random.random()
+    random.seed(5)
+    load_backbone(
+        BackboneSettings("mobilenet_v2_035", weights="random", image_size=64, random_state=9)
+    )
+    assert random.random() == expected
+
+
+def test_a_short_batch_gives_the_embeddings_of_a_full_one(small: KerasBackbone) -> None:
+    batch = pixels(96, n=4)
+    np.testing.assert_array_equal(small.embed(batch, 4)[:1], small.embed(batch[:1], 4))
+
+
+@pytest.mark.parametrize("pooling", ["avg", "max"])
+def test_a_feature_map_is_pooled(small: KerasBackbone, pooling: str) -> None:
+    settings = BackboneSettings(
+        "mobilenet_v2_035",
+        weights="random",
+        image_size=96,
+        layer="block_3_expand_relu",
+        pooling=pooling,
+    )
+    backbone = load_backbone(settings)
+    trunk = small.model.layers[-1]
+    feature_map = keras.Model(trunk.input, trunk.get_layer("block_3_expand_relu").output)
+    values = feature_map.predict(pixels(96).astype(np.float32) / 127.5 - 1, verbose=0)
+    pooled = values.mean(axis=(1, 2)) if pooling == "avg" else values.max(axis=(1, 2))
+    assert_close(backbone.embed(pixels(96), 2), pooled)
+    assert backbone.spec.pooling == pooling
+
+
+def test_an_unknown_layer_is_refused_with_the_closest() -> None:
+    settings = BackboneSettings(
+        "mobilenet_v2_035", weights="random", image_size=96, layer="block_3_expand_rel"
+    )
+    with pytest.raises(UsageError, match="Did you mean 'block_3_expand_relu'"):
+        load_backbone(settings)
+
+
+def test_an_architecture_whose_embedding_needs_its_top_takes_other_sizes() -> None:
+    backbone = load_backbone(
+        BackboneSettings("mobilenet_v3_small", weights="random", image_size=96)
+    )
+    assert backbone.embed(pixels(96), 2).shape == (2, 1024)
+
+
+def test_an_unknown_backbone_is_refused_with_the_closest() -> None:
+    with pytest.raises(UsageError, match="Did you mean 'efficientnet_b0'"):
+        find_architecture("efficientnt_b0")
+
+
+def test_a_gpu_that_can_not_be_used_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "_gpus_of", lambda backend: [])
+    monkeypatch.setattr(devices, "_has_nvidia_gpu", lambda: True)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert "can't use it: pip install" in devices.choose_device("auto").description
+    with pytest.raises(BackboneError, match="pip install"):
+        devices.choose_device("gpu")
+
+
+def test_a_gpu_that_can_be_used_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "_gpus_of", lambda backend: ["Some GPU"])
+    assert devices.choose_device("auto").name == "gpu:0"
+    assert devices.choose_device("cpu").name == "cpu:0"
+
+
+def test_no_gpu_is_no_reason_for_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "_gpus_of", lambda backend: [])
+    monkeypatch.setattr(devices, "_has_nvidia_gpu", lambda: False)
+    assert "GPU" not in devices.choose_device("auto").description
+    with pytest.raises(BackboneError, match="no NVIDIA GPU"):
+        devices.choose_device("gpu")
