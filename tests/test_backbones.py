@@ -154,7 +154,7 @@ def test_files_with_and_without_top_are_the_same_backbone(files: dict[str, Path]
 
 def test_a_file_of_another_architecture_is_refused(files: dict[str, Path]) -> None:
     settings = BackboneSettings("mobilenet_v2", weights=str(files["no_top"]))
-    with pytest.raises(BackboneError, match="does not fit 'mobilenet_v2'.*Give the file of that"):
+    with pytest.raises(BackboneError, match=r"does not fit 'mobilenet_v2'.*Give the file of that"):
         load_backbone(settings)
 
 
@@ -177,7 +177,7 @@ def test_weights_that_can_not_be_downloaded_name_the_ways_out(
         raise Exception("URL fetch failure on https://example.org: None")  # as Keras does
 
     monkeypatch.setattr("keras.src.utils.file_utils.get_file", fail)
-    with pytest.raises(BackboneError, match="--weights FILE.*KERAS_HOME.*--weights random"):
+    with pytest.raises(BackboneError, match=r"--weights FILE.*KERAS_HOME.*--weights random"):
         load_backbone(BackboneSettings("mobilenet_v2_050"))
 
 

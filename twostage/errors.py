@@ -62,7 +62,9 @@ class ModelError(TwoStageError):
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return ``" Did you mean 'x'?"`` for the closest known name, or an empty string."""
-    close = get_close_matches(name, list(known), n=1)
+    names = list(known)
+    longer = [other for other in names if other.startswith(name)]
+    close = longer or get_close_matches(name, names, n=1)
     return f" Did you mean '{close[0]}'?" if close else ""
 
 

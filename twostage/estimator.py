@@ -365,7 +365,7 @@ class _TwoStage(_BackboneParameters, BaseEstimator):
         check_consistent_length(frame, values)
         if values.dtype.kind == "f":
             assert_all_finite(values.to_numpy(), allow_nan=True, input_name="y")
-        return values.rename("target" if values.name is None else str(values.name))
+        return values.rename(_free_name(str(values.name or "target"), frame))
 
 
 class TwoStageClassifier(ClassifierMixin, _TwoStage):
@@ -527,6 +527,13 @@ def _image_frame(X: Any) -> pd.DataFrame:
 
 def _default_names(stem: str, n: int) -> list[str]:
     return [stem] if n == 1 and stem == "image" else [f"{stem}{i}" for i in range(n)]
+
+
+def _free_name(name: str, frame: pd.DataFrame) -> str:
+    """Return a name for the target that no column of the features bears."""
+    while name in frame.columns:
+        name += "_"
+    return name
 
 
 def _raise_first_error(blocks: Mapping[str, ImageBlock]) -> None:

@@ -280,6 +280,7 @@ def fit_model(
     head = make_head(
         settings.head,
         is_classification=is_classification,
+        n_table_features=encoded.shape[1],
         random_state=settings.random_state,
         n_jobs=settings.n_jobs,
     )
@@ -342,11 +343,19 @@ def score_model(
     target: Target,
     groups: np.ndarray,
 ) -> dict[str, Score]:
-    """Score a model on rows it has not seen, with intervals."""
+    """Score a model on rows it has not seen, with intervals.
+
+    Where the logarithm was learned, ``r2_log`` is that of the logarithms, and comes first.
+    """
     seed = model.settings.random_state
-    if target.classes is None:
-        return score_regression(target.y, model.predict(frame, blocks), groups, seed)
-    return score_classification(target.y, model.predict_proba(frame, blocks), groups, seed)
+    if target.classes is not None:
+        return score_classification(target.y, model.predict_proba(frame, blocks), groups, seed)
+    predicted = model.predict(frame, blocks)
+    scores = score_regression(target.y, predicted, groups, seed)
+    if model.settings.log_target:
+        of_logs = score_regression(np.log(target.y), np.log(predicted), groups, seed)
+        scores = {"r2_log": of_logs["r2"], **scores}
+    return scores
 
 
 def split_groups(

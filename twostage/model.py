@@ -18,7 +18,7 @@ from twostage.fingerprint import hash_file
 from twostage.fitting import FitSettings, FittedModel, Holdout
 from twostage.heads import head_class
 from twostage.metrics import Score
-from twostage.table.encoding import LEAF_TYPES, TableEncoder
+from twostage.table.encoding import LEAF_TYPES, TRUSTED_TYPES, TableEncoder
 from twostage.table.roles import Column, RoleOverrides
 
 SCHEMA_VERSION = 1
@@ -100,7 +100,7 @@ def read_model(path: str | os.PathLike[str]) -> FittedModel:
 def _write_files(model: FittedModel, folder: Path) -> None:
     model.head.save(folder)
     for key, leaf in model.encoder.leaves.items():
-        skops.io.dump(leaf, folder / _leaf_file(key))
+        _write_leaf(leaf, folder / _leaf_file(key))
     model.trained_on.to_parquet(folder / _TRAINED_ON, index=False)
     backbone = _with_weights_file(model.backbone, folder)
     record = {
@@ -117,6 +117,14 @@ def _write_files(model: FittedModel, folder: Path) -> None:
         "digests": _digests(folder),
     }
     (folder / RECORD).write_text(json.dumps(record, indent=1))
+
+
+def _write_leaf(leaf: Any, file: Path) -> None:
+    """Write an encoder, and refuse what could not be read back."""
+    skops.io.dump(leaf, file)
+    unknown = set(skops.io.get_untrusted_types(file=file)) - set(TRUSTED_TYPES)
+    if unknown:
+        raise ModelError(f"The model holds types that can't be saved safely: {sorted(unknown)}.")
 
 
 def _put_in_place(temporary: Path, folder: Path) -> None:
@@ -198,8 +206,7 @@ def _read_encoder(folder: Path, wiring: Mapping[str, list[str]]) -> TableEncoder
     for key in wiring:
         if key not in LEAF_TYPES:
             raise ModelError(f"Model '{folder}' has an encoder '{key}' that twostage lacks.")
-        # An empty list trusts scikit-learn's own types and nothing else.
-        leaf = skops.io.load(folder / _leaf_file(key), trusted=[])
+        leaf = skops.io.load(folder / _leaf_file(key), trusted=list(TRUSTED_TYPES))
         if type(leaf) is not LEAF_TYPES[key]:
             raise ModelError(f"'{folder / _leaf_file(key)}' holds a {type(leaf).__name__}. Refit.")
         leaves[key] = leaf

@@ -107,7 +107,7 @@ def _classes_of(values: pd.Series) -> Target:
     classes, y = np.unique(labels, return_inverse=True)
     if len(classes) == 1:
         raise DataError(
-            f"Target '{values.name}' has one class only: {classes[0]!r} in all {len(y)} rows. "
+            f"Target '{values.name}' has one class only: {classes[0]} in all {len(y)} rows. "
             "Add rows of another class, or choose another target."
         )
     if len(classes) > len(y) / 2 and len(classes) > _MOST_NUMERIC_CLASSES:

@@ -7,7 +7,7 @@ from typing import Any
 from twostage.backbones.catalogue import find_architecture
 from twostage.errors import BackboneError, UsageError
 from twostage.fingerprint import hash_file, hash_json
-from twostage.images.decoding import DECODER, RESIZE_FILTER, RESIZE_POLICIES
+from twostage.pixels import DECODER, RESIZE_FILTER, RESIZE_POLICIES
 
 FORMAT_VERSION = 1
 PENULTIMATE = "penultimate"

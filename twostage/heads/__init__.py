@@ -12,7 +12,12 @@ HEADS = ("lightgbm",)
 
 
 def make_head(
-    name: str, *, is_classification: bool, random_state: int, n_jobs: int | None = None
+    name: str,
+    *,
+    is_classification: bool,
+    n_table_features: int,
+    random_state: int,
+    n_jobs: int | None = None,
 ) -> Any:
     """Make an unfitted head.
 
@@ -22,6 +27,8 @@ def make_head(
         One of `HEADS`.
     is_classification : bool
         Whether ``y`` will be class numbers.
+    n_table_features : int
+        How many of the leading features come from the table; the others are embeddings.
     random_state : int
         Of everything random in it.
     n_jobs : int, optional
@@ -31,7 +38,12 @@ def make_head(
         raise UsageError(
             f"Unknown head '{name}'.{did_you_mean(name, HEADS)} Heads: {', '.join(HEADS)}."
         )
-    return head_class(name)(is_classification, random_state=random_state, n_jobs=n_jobs)
+    return head_class(name)(
+        is_classification,
+        n_table_features=n_table_features,
+        random_state=random_state,
+        n_jobs=n_jobs,
+    )
 
 
 def head_class(name: str) -> Any:

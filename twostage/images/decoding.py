@@ -1,4 +1,7 @@
-"""Turn the bytes of one image into uint8 pixels of the backbone's input size."""
+"""Turn the bytes of one image into uint8 pixels of the backbone's input size.
+
+How that is done is recorded in `twostage.pixels`: change both together.
+"""
 
 import io
 import math
@@ -10,11 +13,6 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from twostage.errors import ImageError
-
-# What decides a pixel's value, in words: part of a backbone's identity (see BackboneSpec).
-DECODER = "pillow, jpeg draft >= target, exif upright, alpha on white"
-RESIZE_FILTER = "bilinear, antialiased"
-RESIZE_POLICIES = ("crop", "squash", "pad")
 
 _BLACK = (0, 0, 0)
 _WITH_ALPHA = ("RGBA", "LA", "PA", "RGBa", "La")

@@ -12,6 +12,8 @@ from twostage.errors import DataError
 from twostage.table.roles import CATEGORICAL, NUMERIC, Column
 
 LEAF_TYPES = {"scale": StandardScaler, "one_hot": OneHotEncoder, "target": TargetEncoder}
+# What a file with a leaf may hold beside the types that skops trusts by itself.
+TRUSTED_TYPES = ("sklearn.model_selection._split.KFold",)
 MAX_ONE_HOT = 30
 _N_FOLDS = 5
 

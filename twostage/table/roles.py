@@ -97,7 +97,7 @@ def _role_of(
     values: pd.Series, name: str, overrides: RoleOverrides, image_endings: tuple[str, ...]
 ) -> tuple[str, str | None]:
     if name in overrides.ignore:
-        return IGNORED, "asked to"
+        return IGNORED, "on request"
     if name in overrides.numeric:
         return NUMERIC, None
     if name in overrides.categorical:

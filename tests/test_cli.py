@@ -1,0 +1,339 @@
+"""The commands, with a backbone whose embeddings can be computed by hand."""
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import click
+import numpy as np
+import pandas as pd
+import pytest
+from click.testing import CliRunner, Result
+from conftest import FakeBuilder
+
+from twostage.cli.main import main
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def run() -> Run:
+    """Return a function that runs a command line in this process."""
+
+    def run(*arguments: object) -> Result:
+        return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+    return run
+
+
+@pytest.fixture
+def lesions(tmp_path: Path, photo: Callable[..., Path]) -> Path:
+    """Return a folder of 60 photos and a table; photo and age decide the target."""
+    folder = tmp_path / "lesions"
+    rng = np.random.default_rng(0)
+    n = 60
+    red, age = rng.integers(0, 256, n), rng.integers(20, 80, n)
+    for i in range(n):
+        photo(folder / "images" / f"{i:02d}.png", (int(red[i]), i, 99))
+    table = pd.DataFrame(
+        {
+            "image": [f"images/{i:02d}.png" for i in range(n)],
+            "image_back": [f"back/{i:02d}.png" for i in range(n)],
+            "patient": [f"P{i // 2}" for i in range(n)],
+            "record": range(1000, 1000 + n),
+            "age": np.where(np.arange(n) % 7 == 0, np.nan, age),
+            "site": rng.choice(["arm", "leg"], n),
+            "size_mm": rng.normal(size=n).round(3),
+            "malignant": (red / 256 + age / 80 > 1.1).astype(int),
+        }
+    )
+    table.to_csv(folder / "table.csv", index=False)
+    return folder
+
+
+@pytest.fixture
+def store(run: Run, lesions: Path, tmp_path: Path, fake_backbone: FakeBuilder) -> Path:
+    """Return a store of the lesions."""
+    assert run("extract", lesions, "-o", tmp_path / "store").exit_code == 0
+    return tmp_path / "store"
+
+
+def rewrite(folder: Path, change: Callable[[pd.DataFrame], pd.DataFrame]) -> Path:
+    table = folder / "table.csv"
+    change(pd.read_csv(table)).to_csv(table, index=False)
+    return table
+
+
+def fit_arguments(lesions: Path, store: Path, model: Path, *more: object) -> Sequence[object]:
+    table = ("--table", lesions / "table.csv", "--image-col", "image", "--target", "malignant")
+    return ("fit", store, *table, "-o", model, *more)
+
+
+def all_commands() -> list[tuple[str, ...]]:
+    found: list[tuple[str, ...]] = [()]
+    for name, command in main.commands.items():
+        found.append((name,))
+        if isinstance(command, click.Group):
+            found += [(name, below) for below in command.commands]
+    return found
+
+
+@pytest.mark.parametrize("command", all_commands(), ids=" ".join)
+def test_every_command_has_help(run: Run, command: tuple[str, ...]) -> None:
+    result = run(*command, "--help")
+    assert result.exit_code == 0
+    assert len(result.output.splitlines()) > 4
+
+
+def test_every_option_is_explained_or_plain() -> None:
+    unexplained = [
+        f"{name} {parameter.name}"
+        for name, command in main.commands.items()
+        for parameter in command.params
+        if isinstance(parameter, click.Option) and not parameter.help and name != "fit"
+    ]
+    assert not unexplained
+
+
+def test_the_version_is_the_packages(run: Run) -> None:
+    from twostage import __version__
+
+    assert run("--version").output.strip().endswith(__version__)
+
+
+def test_extract_fit_predict_gives_a_row_per_row_in_order(
+    run: Run, lesions: Path, store: Path, tmp_path: Path
+) -> None:
+    model, output = tmp_path / "model", tmp_path / "predictions.parquet"
+    fitted = run(*fit_arguments(lesions, store, model, "--group", "patient"))
+    assert fitted.exit_code == 0, fitted.output
+    shuffled = pd.read_csv(lesions / "table.csv").sample(frac=1, random_state=1)
+    new = tmp_path / "new.csv"
+    shuffled.drop(columns="malignant").to_csv(new, index=False)
+    result = run("predict", model, "--table", new, "--images", lesions, "-o", output)
+    assert result.exit_code == 0, result.output
+    predictions = pd.read_parquet(output)
+    assert list(predictions) == [
+        "image",
+        "patient",
+        "prediction",
+        "proba_0",
+        "proba_1",
+        "n_images",
+        "error",
+    ]
+    assert predictions["image"].tolist() == shuffled["image"].tolist()
+    np.testing.assert_allclose(predictions["proba_0"] + predictions["proba_1"], 1)
+    assert (predictions["prediction"].to_numpy() == shuffled["malignant"]).mean() > 0.8
+    assert predictions["error"].isna().all()
+
+    from_store = tmp_path / "again.csv"
+    assert run("predict", model, "--table", new, "--store", store, "-o", from_store).exit_code == 0
+    again = pd.read_csv(from_store)
+    np.testing.assert_allclose(again["proba_1"], predictions["proba_1"], rtol=1e-6)
+
+
+def test_group_paths_and_ids_are_no_features(
+    run: Run, lesions: Path, store: Path, tmp_path: Path
+) -> None:
+    model = tmp_path / "model"
+    result = run(*fit_arguments(lesions, store, model, "--group", "patient", "--json"))
+    summary = json.loads(result.stdout)
+    roles = {column["name"]: column["role"] for column in summary["columns"]}
+    assert roles == {
+        "image_back": "ignored",
+        "record": "ignored",
+        "age": "numeric",
+        "site": "categorical",
+        "size_mm": "numeric",
+    }
+    assert summary["holdout"]["n_rows"] + summary["holdout"]["n_training_rows"] == 60
+    auc = summary["holdout"]["scores"]["auc"]
+    assert auc["low"] <= auc["value"] <= auc["high"]
+
+
+def test_extract_reports_as_json(
+    run: Run, lesions: Path, tmp_path: Path, fake_backbone: FakeBuilder
+) -> None:
+    result = run("extract", lesions, "-o", tmp_path / "S", "--json")
+    summary = json.loads(result.stdout)
+    assert summary["n_computed"] == summary["n_images"] == 60
+    again = json.loads(run("extract", lesions, "-o", tmp_path / "S", "--json").stdout)
+    assert again["n_computed"] == 0
+    assert fake_backbone.n_embedded == 60
+
+
+def test_unreadable_images_are_counted_and_exit_3(
+    run: Run, lesions: Path, tmp_path: Path, fake_backbone: FakeBuilder
+) -> None:
+    (lesions / "images" / "00.png").write_bytes(b"no image")
+    (lesions / "images" / "01.png").unlink()
+    arguments = ("--table", lesions / "table.csv", "--image-col", "image")
+    result = run("extract", lesions, "-o", tmp_path / "S", *arguments)
+    assert result.exit_code == 3
+    assert "2 images could not be used: " in result.stdout
+    assert "1 read: no such file" in result.stdout
+    fitted = run(*fit_arguments(lesions, tmp_path / "S", tmp_path / "M"))
+    assert "No usable image: 2 rows" in fitted.stdout
+    predicted = run(
+        "predict", tmp_path / "M", *arguments[:2], "--images", lesions, "-o", tmp_path / "P.csv"
+    )
+    assert predicted.exit_code == 3
+    errors = pd.read_csv(tmp_path / "P.csv")["error"]
+    assert errors[0] == "'images/00.png': decode: not an image, or of an unknown format"
+    assert errors[1] == "'images/01.png': read: no such file"
+    assert errors[2:].isna().all()
+
+
+def test_a_folder_per_class_needs_no_table(
+    run: Run, tmp_path: Path, photo: Callable[..., Path], fake_backbone: FakeBuilder
+) -> None:
+    pets = tmp_path / "pets"
+    for i in range(20):
+        photo(pets / "cats" / f"{i}.png", (0, i, 200))
+        photo(pets / "dogs" / f"{i}.png", (200, i, 0))
+    store, model, output = tmp_path / "S", tmp_path / "M", tmp_path / "P.csv"
+    assert run("extract", pets, "-o", store).exit_code == 0
+    fitted = run("fit", store, "--target-from-folder", "-o", model)
+    assert fitted.exit_code == 0, fitted.output
+    assert run("predict", model, "--images", pets, "-o", output).exit_code == 0
+    predictions = pd.read_csv(output)
+    assert list(predictions["prediction"]) == ["cats"] * 20 + ["dogs"] * 20
+
+
+def test_fit_from_a_folder_of_images_uses_the_cache(
+    run: Run, lesions: Path, tmp_path: Path, fake_backbone: FakeBuilder
+) -> None:
+    arguments = (*fit_arguments(lesions, Path("-"), tmp_path / "M"), "--images", lesions)
+    arguments = tuple(argument for argument in arguments if argument != Path("-"))
+    assert run(*arguments).exit_code == 0
+    assert run(*arguments).exit_code == 0
+    assert fake_backbone.n_embedded == 60
+    assert "60 images" in run("cache", "info").stdout
+    assert run("cache", "clear").exit_code == 0
+    assert "0 backbones" in run("cache", "info").stdout
+
+
+def drop_target(table: pd.DataFrame) -> pd.DataFrame:
+    return table.assign(malignant=table["malignant"].where(table.index > 2))
+
+
+BAD_TABLES = {
+    "no such column": (lambda t: t.drop(columns="malignant"), "no target column 'malignant'"),
+    "no image column": (lambda t: t.drop(columns="image"), "no image column 'image'.*'image_back'"),
+    "one class": (lambda t: t.assign(malignant=1), "one class only: 1 in all 60 rows"),
+    "missing targets": (
+        drop_target,
+        "3 of 60 rows have no value in target 'malignant'; first: row 1",
+    ),
+    "empty column": (lambda t: t.assign(site=np.nan), "'site' has no values .* --ignore site"),
+    "repeated image": (
+        lambda t: t.assign(image=t["image"].where(t.index != 5, t["image"][3])),
+        "1 of 60 rows .* row 6 and row 4, 'images/03.png'.*--group",
+    ),
+    "unknown images": (
+        lambda t: t.assign(image=t["image"].where(t.index > 1, "lost/" + t["record"].astype(str))),
+        r"2 of 60 rows name an image .* 'lost/1000' \(row 1\).* like 'images/00.png'",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD_TABLES)
+def test_a_bad_table_is_one_error_and_leaves_nothing(
+    run: Run, lesions: Path, store: Path, tmp_path: Path, case: str
+) -> None:
+    change, message = BAD_TABLES[case]
+    rewrite(lesions, change)
+    before = sorted(tmp_path.rglob("*"))
+    result = run(*fit_arguments(lesions, store, tmp_path / "model"))
+    assert result.exit_code == 1
+    assert re.search(message, result.stderr), result.stderr
+    assert result.stderr.count("\n") == 1
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_repeated_images_are_fine_where_a_group_holds_them(
+    run: Run, lesions: Path, store: Path, tmp_path: Path
+) -> None:
+    rewrite(
+        lesions, lambda t: t.assign(image=t["image"].where(t.index % 2 == 0, t["image"].shift()))
+    )
+    result = run(*fit_arguments(lesions, store, tmp_path / "model", "--group", "patient"))
+    assert result.exit_code == 0, result.output
+
+
+def test_a_store_of_another_backbone_is_refused(
+    run: Run, lesions: Path, store: Path, tmp_path: Path
+) -> None:
+    result = run("extract", lesions, "-o", store, "--backbone", "resnet50")
+    assert result.exit_code == 1
+    assert "backbone is mobilenet_v2, asked for resnet50" in result.stderr
+    assert run(*fit_arguments(lesions, store, tmp_path / "M")).exit_code == 0
+    other = tmp_path / "other"
+    assert run("extract", lesions, "-o", other, "--backbone", "resnet50").exit_code == 0
+    arguments = ("--table", lesions / "table.csv", "--store", other, "-o", tmp_path / "P.csv")
+    refused = run("predict", tmp_path / "M", *arguments)
+    assert refused.exit_code == 1
+    assert "architecture is mobilenet_v2, not resnet50" in refused.stderr
+    assert not (tmp_path / "P.csv").exists()
+
+
+BAD_COMMANDS = {
+    "missing folder": (("extract", "nowhere", "-o", "S"), 2, "does not exist"),
+    "empty folder": (("extract", "empty", "-o", "S"), 1, "No images in 'empty'"),
+    "unknown backbone": (("extract", ".", "-o", "S", "--backbone", "resnet5"), 2, "Did you mean"),
+    "table alone": (("extract", ".", "-o", "S", "--table", "t.csv"), 2, "go together"),
+    "no weights file": (("extract", ".", "-o", "S", "--weights", "w.h5"), 2, "no weights file"),
+    "no store": (("fit", "--table", "t.csv", "--target", "y", "-o", "M"), 2, "Give a STORE"),
+    "no target": (("fit", "empty", "--table", "t.csv", "-o", "M"), 2, "Give --table and --target"),
+    "not a store": (
+        ("fit", "empty", "--table", "t.csv", "--target", "y", "--image-col", "image", "-o", "M"),
+        1,
+        "'empty' is not a store",
+    ),
+    "not a model": (("predict", "empty", "--table", "t.csv", "-o", "P.csv"), 1, "is not a model"),
+    "unknown option": (("extract", ".", "--sideways"), 2, "No such option"),
+    "model in the way": (
+        ("fit", "empty", "--table", "t.csv", "--target", "y", "-o", "."),
+        2,
+        "other files in it",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD_COMMANDS)
+def test_a_bad_command_says_what_is_wrong(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "t.csv").write_text("image,y\na.png,1\nb.png,0\n")
+    arguments, exit_code, message = BAD_COMMANDS[case]
+    result = run(*arguments)
+    assert message in result.stderr
+    assert result.exit_code == exit_code
+    assert not (tmp_path / "S").exists()
+    assert not (tmp_path / "M").exists()
+
+
+def test_an_interrupt_exits_130_and_says_how_to_go_on(
+    run: Run, lesions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("twostage.backbones.lazy.build", interrupt)
+    result = run("extract", lesions, "-o", tmp_path / "S")
+    assert result.exit_code == 130
+    assert "run the same command again" in result.stderr
+
+
+def test_backbones_lists_the_catalogue(run: Run) -> None:
+    from twostage.backbones.catalogue import CATALOGUE
+
+    lines = run("backbones").stdout.splitlines()
+    assert [line.split()[0] for line in lines[1:]] == list(CATALOGUE)
+    vgg = next(line for line in lines if line.startswith("vgg16"))
+    assert "4096" in vgg
+    assert "with top" in vgg

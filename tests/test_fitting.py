@@ -1,0 +1,183 @@
+"""One path to a fitted model: what is learned, from which rows, and what is refused."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from twostage import fitting
+from twostage.errors import DataError, UsageError
+from twostage.fitting import FitSettings, check_table, fit_and_score, fit_model, split_groups
+from twostage.joins import ImageBlock
+from twostage.table.roles import RoleOverrides
+from twostage.targets import prepare_target
+
+N = 200
+
+
+@pytest.fixture
+def frame() -> pd.DataFrame:
+    rng = np.random.default_rng(0)
+    return pd.DataFrame(
+        {
+            "photo": [f"{i}.jpg" for i in range(N)],
+            "patient": [f"P{i // 4}" for i in range(N)],
+            "age": rng.uniform(20, 80, N).round(1),
+            "site": rng.choice(["arm", "leg"], N),
+            "value": rng.normal(size=N),
+        }
+    )
+
+
+@pytest.fixture
+def block() -> ImageBlock:
+    matrix = np.random.default_rng(1).normal(size=(N, 4)).astype(np.float32)
+    return ImageBlock("photo", matrix, np.ones(N, int), [None] * N, [[f"h{i}"] for i in range(N)])
+
+
+SETTINGS = FitSettings("value", image_columns=("photo",), group="patient")
+TABLE_ONLY = replace(SETTINGS, features="table")
+
+
+def test_the_held_out_rows_are_seen_by_nothing_that_is_scored(
+    frame: pd.DataFrame, block: ImageBlock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained, scored = [], []
+    fit, score = fitting.fit_model, fitting.score_model
+
+    def spy_fit(rows: pd.DataFrame, *args: object) -> object:
+        trained.append(set(rows.index))
+        return fit(rows, *args)
+
+    def spy_score(model: object, rows: pd.DataFrame, *args: object) -> object:
+        scored.append(set(rows.index))
+        return score(model, rows, *args)
+
+    monkeypatch.setattr(fitting, "fit_model", spy_fit)
+    monkeypatch.setattr(fitting, "score_model", spy_score)
+    target = prepare_target(frame["value"])
+    model = fit_and_score(frame, {"photo": block}, target, SETTINGS)
+    assert not trained[0] & scored[0]
+    assert trained[0] | scored[0] == trained[1] == set(range(N))
+    patients = frame["patient"]
+    assert not set(patients[list(trained[0])]) & set(patients[list(scored[0])])
+    assert model.holdout.n_rows == len(scored[0])
+    assert model.n_rows == N
+
+
+def test_a_score_on_noise_is_no_better_than_chance(frame: pd.DataFrame, block: ImageBlock) -> None:
+    noise = prepare_target(pd.Series(np.random.default_rng(2).integers(0, 2, N), name="y"))
+    settings = replace(SETTINGS, target="y", group=None)
+    model = fit_and_score(frame, {"photo": block}, noise, settings)
+    auc = model.holdout.scores["auc"]
+    assert auc.low < 0.5 < auc.high
+
+
+def test_rows_with_images_of_equal_bytes_are_one_group(
+    frame: pd.DataFrame, block: ImageBlock
+) -> None:
+    block.content_hashes[7] = ["h150"]
+    groups = split_groups(frame, {"photo": block}, None)
+    assert groups[7] == groups[150]
+    assert len(np.unique(groups)) == N - 1
+    by_patient = split_groups(frame, {"photo": block}, "patient")
+    assert by_patient[4] == by_patient[7] == by_patient[150] == by_patient[151]
+
+
+def test_target_group_and_images_are_no_features(frame: pd.DataFrame, block: ImageBlock) -> None:
+    model = fit_model(frame, {"photo": block}, prepare_target(frame["value"]), SETTINGS)
+    assert model.table_columns == ["age", "site"]
+    assert model.dims == {"photo": 4}
+
+
+@pytest.mark.parametrize(
+    ("features", "columns", "dims"),
+    [
+        ("both", ["age", "site"], ["photo"]),
+        ("images", [], ["photo"]),
+        ("table", ["age", "site"], []),
+    ],
+)
+def test_features_say_what_the_head_sees(
+    frame: pd.DataFrame, block: ImageBlock, features: str, columns: list, dims: list
+) -> None:
+    settings = replace(SETTINGS, features=features)
+    model = fit_model(frame, {"photo": block}, prepare_target(frame["value"]), settings)
+    assert (model.table_columns, list(model.dims)) == (columns, dims)
+
+
+def test_a_logarithm_is_learned_and_predictions_are_in_the_targets_unit(
+    frame: pd.DataFrame,
+) -> None:
+    price = prepare_target(pd.Series(np.exp(frame["age"] / 10), name="price"), log_target=True)
+    settings = FitSettings("price", features="table", log_target=True)
+    model = fit_and_score(frame[["age", "site"]], {}, price, settings)
+    assert next(iter(model.holdout.scores)) == "r2_log"
+    assert model.holdout.scores["r2_log"].value > 0.9
+    predicted = model.predict(frame, {})
+    assert 0.8 < np.median(predicted / price.y) < 1.25
+
+
+def test_nothing_left_to_learn_from_is_an_error_that_says_why(frame: pd.DataFrame) -> None:
+    settings = FitSettings("value", features="table", roles=RoleOverrides(ignore=("age",)))
+    target = prepare_target(frame["value"])
+    with pytest.raises(DataError, match=r"'age': on request; 'patient': all values differ"):
+        fit_model(frame[["age"]].assign(patient=range(N)), {}, target, settings)
+
+
+def test_the_same_seed_gives_the_same_model(frame: pd.DataFrame, block: ImageBlock) -> None:
+    target = prepare_target(frame["value"])
+    first, second = (fit_model(frame, {"photo": block}, target, SETTINGS) for _ in range(2))
+    np.testing.assert_array_equal(
+        first.predict(frame, {"photo": block}), second.predict(frame, {"photo": block})
+    )
+
+
+def test_a_missing_column_is_named(frame: pd.DataFrame) -> None:
+    settings = FitSettings("value", features="table", group="patient")
+    model = fit_model(
+        frame[["age", "site", "patient"]], {}, prepare_target(frame["value"]), settings
+    )
+    with pytest.raises(DataError, match="lacks 'age', which the model was trained with"):
+        model.predict(frame[["site"]], {})
+
+
+def test_columns_are_taken_by_name(frame: pd.DataFrame) -> None:
+    settings = FitSettings("value", features="table", group="patient")
+    model = fit_model(
+        frame[["age", "site", "patient"]], {}, prepare_target(frame["value"]), settings
+    )
+    np.testing.assert_array_equal(
+        model.predict(frame, {}), model.predict(frame[["site", "age"]], {})
+    )
+
+
+def test_a_model_remembers_what_it_was_trained_on(frame: pd.DataFrame, block: ImageBlock) -> None:
+    model = fit_model(frame, {"photo": block}, prepare_target(frame["value"]), SETTINGS)
+    assert list(model.trained_on) == ["content_hash", "group", "row_digest"]
+    assert model.trained_on["content_hash"][3] == ["h3"]
+    assert model.trained_on["group"][3] == "P0"
+    n_different = len(frame[["age", "site"]].drop_duplicates())
+    assert model.trained_on["row_digest"].nunique() == n_different
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (FitSettings("prize"), "no target column 'prize'"),
+        (FitSettings("value", group="patint"), "no group column 'patint'. Did you mean 'patient'"),
+        (FitSettings("value", image_columns=("foto",)), "no image column 'foto'"),
+        (FitSettings("value", roles=RoleOverrides(numeric=("agee",))), "Did you mean 'age'"),
+    ],
+)
+def test_columns_that_do_not_exist_are_refused(
+    frame: pd.DataFrame, settings: FitSettings, message: str
+) -> None:
+    with pytest.raises((DataError, UsageError), match=message):
+        check_table(frame, settings)
+
+
+def test_an_unknown_task_is_refused() -> None:
+    with pytest.raises(UsageError, match="task must be one of auto, classification, regression"):
+        FitSettings("value", task="ranking")

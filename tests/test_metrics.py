@@ -1,0 +1,209 @@
+"""Scores: equal to scikit-learn's, with intervals that hold what they promise."""
+
+from dataclasses import astuple
+from math import sqrt
+
+import numpy as np
+import pytest
+from scipy.special import expit
+from scipy.stats import norm
+from sklearn import metrics as reference
+
+from twostage import metrics
+from twostage.metrics import Score, score_classification, score_regression
+
+N = 60
+
+
+def _binary(seed=0, n=N):
+    """Class numbers, and rounded probabilities, so that there are ties."""
+    rng = np.random.default_rng(seed)
+    y = rng.integers(0, 2, n)
+    positive = np.clip((0.3 + 0.3 * y + rng.normal(scale=0.2, size=n)).round(1), 0, 1)
+    return y, np.column_stack([1 - positive, positive])
+
+
+def _multiclass(n_classes, seed=0):
+    rng = np.random.default_rng(seed)
+    y = rng.permutation(np.arange(N) % n_classes)
+    raw = rng.random((N, n_classes)) + 0.4 * np.eye(n_classes)[y]
+    return y, raw / raw.sum(axis=1, keepdims=True)
+
+
+def _values(seed=0, n=N):
+    rng = np.random.default_rng(seed)
+    predicted = rng.uniform(10, 20, n)
+    return predicted + rng.normal(size=n), predicted
+
+
+@pytest.mark.parametrize("n_classes", [2, 3, 5])
+def test_classification_scores_equal_scikit_learns(n_classes):
+    y, proba = _binary() if n_classes == 2 else _multiclass(n_classes)
+    scores = score_classification(y, proba, np.arange(N))
+    labels = proba.argmax(axis=1)
+    ranked = proba[:, 1] if n_classes == 2 else proba
+    expected = {
+        "auc": reference.roc_auc_score(y, ranked, multi_class="ovr"),
+        "log_loss": reference.log_loss(y, proba),
+        "accuracy": reference.accuracy_score(y, labels),
+        "balanced_accuracy": reference.balanced_accuracy_score(y, labels),
+    }
+    assert {name: score.value for name, score in scores.items()} == pytest.approx(expected)
+
+
+def test_regression_scores_equal_scikit_learns():
+    y, predicted = _values()
+    scores = score_regression(y, predicted, np.arange(N))
+    expected = {
+        "r2": reference.r2_score(y, predicted),
+        "rmse": reference.root_mean_squared_error(y, predicted),
+        "mae": reference.mean_absolute_error(y, predicted),
+        "mape": reference.mean_absolute_percentage_error(y, predicted),
+    }
+    assert {name: score.value for name, score in scores.items()} == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("least", [0.0, -1.0])
+def test_mape_is_left_out_unless_all_true_values_are_positive(least):
+    y, predicted = _values()
+    y[3] = least
+    assert list(score_regression(y, predicted, np.arange(N))) == ["r2", "rmse", "mae"]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_weighted_auc_with_ties_equals_scikit_learns(seed):
+    y, proba = _binary(seed)
+    weights = np.random.default_rng(seed).integers(0, 4, (3, N)).astype(float)
+    expected = [reference.roc_auc_score(y, proba[:, 1], sample_weight=row) for row in weights]
+    np.testing.assert_allclose(metrics._binary_auc(y == 1, proba[:, 1], weights), expected)
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        (metrics._r2, reference.r2_score),
+        (metrics._rmse, reference.root_mean_squared_error),
+        (metrics._mae, reference.mean_absolute_error),
+        (metrics._mape, reference.mean_absolute_percentage_error),
+        (metrics._log_loss, reference.log_loss),
+        (metrics._accuracy, lambda y, p, **kw: reference.accuracy_score(y, p.argmax(1), **kw)),
+        (
+            metrics._balanced_accuracy,
+            lambda y, p, **kw: reference.balanced_accuracy_score(y, p.argmax(1), **kw),
+        ),
+    ],
+)
+def test_resampled_scores_equal_scikit_learns_with_sample_weights(ours, theirs):
+    of_values = ours in (metrics._r2, metrics._rmse, metrics._mae, metrics._mape)
+    y, predicted = _values() if of_values else _multiclass(3)
+    weights = np.random.default_rng(0).integers(0, 4, (3, N)).astype(float)
+    expected = [theirs(y, predicted, sample_weight=row) for row in weights]
+    np.testing.assert_allclose(ours(y, predicted, weights), expected)
+
+
+def test_log_loss_of_a_certain_mistake_is_finite():
+    proba = np.array([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
+    y = np.array([1, 1, 1])
+    value = score_classification(y, proba, np.arange(3))["log_loss"].value
+    assert value == pytest.approx(reference.log_loss(y, proba, labels=[0, 1]))
+
+
+KNOWN = {
+    "auc": norm.cdf(1 / sqrt(2)),
+    "accuracy": norm.cdf(0.5),
+    "balanced_accuracy": norm.cdf(0.5),
+    "log_loss": norm(loc=0.5).expect(lambda s: np.logaddexp(0, -s)),
+    "r2": 0.8,
+    "rmse": 1.0,
+    "mae": sqrt(2 / np.pi),
+}
+N_SIMULATIONS = 200
+
+
+@pytest.fixture(scope="module")
+def simulated():
+    """Scores of 200 samples from a population whose scores are known."""
+    rng = np.random.default_rng(0)
+    samples = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(metrics, "N_RESAMPLES", 400)
+        for _ in range(N_SIMULATIONS):
+            y = np.arange(200) % 2
+            positive = expit(rng.normal(y - 0.5))
+            predicted = rng.normal(scale=2, size=200)
+            rows = np.arange(200)
+            samples.append(
+                score_classification(y, np.column_stack([1 - positive, positive]), rows)
+                | score_regression(rng.normal(predicted), predicted, rows)
+            )
+    return samples
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_intervals_cover_the_known_value_about_95_times_in_100(simulated, name):
+    n_covered = sum(score[name].low <= KNOWN[name] <= score[name].high for score in simulated)
+    assert 0.90 <= n_covered / N_SIMULATIONS <= 0.99
+
+
+@pytest.mark.parametrize("name", ["auc", "log_loss", "accuracy", "balanced_accuracy"])
+def test_interval_by_groups_is_wider_when_groups_repeat_rows(name):
+    y, proba = (np.repeat(each, 4, axis=0) for each in _binary())
+    by_row = score_classification(y, proba, np.arange(len(y)))[name]
+    by_group = score_classification(y, proba, np.repeat(np.arange(N), 4))[name]
+    assert by_group.value == by_row.value
+    assert (by_group.high - by_group.low) / (by_row.high - by_row.low) == pytest.approx(2, abs=0.3)
+
+
+@pytest.mark.parametrize("name", ["auc", "balanced_accuracy"])
+def test_resamples_without_a_class_are_left_out_of_the_interval(name):
+    y = np.r_[1, np.zeros(11, int)]
+    proba = np.column_stack([1 - y, y]) * 0.8 + 0.1
+    score = score_classification(y, proba, np.arange(12))[name]
+    assert score == Score(1.0, 1.0, 1.0)
+
+
+def test_auc_of_one_class_is_nan_and_the_other_scores_stand():
+    scores = score_classification(np.ones(20, int), np.tile([0.4, 0.6], (20, 1)), np.arange(20))
+    auc = scores["auc"]
+    assert np.isnan([auc.value, auc.low, auc.high]).all()
+    assert scores["accuracy"] == Score(1.0, 1.0, 1.0)
+
+
+def test_auc_of_many_classes_is_the_mean_over_those_that_are_there():
+    y, proba = _multiclass(3)
+    y = np.where(y == 2, 0, y)
+    each = [reference.roc_auc_score(y == k, proba[:, k]) for k in (0, 1)]
+    value = score_classification(y, proba, np.arange(N))["auc"].value
+    assert value == pytest.approx(np.mean(each))
+
+
+@pytest.mark.parametrize("max_cells", [1, 7 * N, 333 * N])
+def test_blocks_of_the_weight_matrix_change_nothing(monkeypatch, max_cells):
+    y, proba = _binary()
+    groups = np.arange(N) // 2
+    at_once = score_classification(y, proba, groups)
+    monkeypatch.setattr(metrics, "_MAX_CELLS", max_cells)
+    in_blocks = score_classification(y, proba, groups)
+    for name, score in at_once.items():
+        assert astuple(in_blocks[name]) == pytest.approx(astuple(score), rel=1e-12)
+
+
+def test_same_seed_gives_the_same_interval_and_another_seed_another():
+    y, predicted = _values()
+    first, again, other = (
+        score_regression(y, predicted, np.arange(N), random_state=seed) for seed in (1, 1, 2)
+    )
+    assert first == again
+    assert first["r2"].value == other["r2"].value
+    assert first["r2"].low != other["r2"].low
+
+
+@pytest.mark.parametrize(
+    ("score", "text"),
+    [
+        (Score(0.81234, 0.75, 0.9), "0.812 (95% interval 0.750 to 0.900)"),
+        (Score(12345.6, -0.5, 99.9), "12,346 (95% interval -0.500 to 99.900)"),
+    ],
+)
+def test_a_score_reads_as_value_and_interval(score, text):
+    assert str(score) == text
