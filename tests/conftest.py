@@ -1,5 +1,6 @@
 """What tests share: small photos, a backbone whose embeddings can be computed by hand."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,9 @@ from twostage.backbones.spec import BackboneSettings, BackboneSpec
 
 SHARED = Path(__file__).parents[2] / "shared"
 Colour = tuple[int, int, int]
+
+if (SHARED / "keras_home").is_dir():  # Keras looks once, when it is imported
+    os.environ["KERAS_HOME"] = str(SHARED / "keras_home")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from twostage.errors import DataError
-from twostage.table.encoding import MAX_ONE_HOT, TableEncoder
+from twostage.table.encoding import MAX_ONE_HOT, TableEncoder, numbers_in
 from twostage.table.roles import CATEGORICAL, IGNORED, NUMERIC, Column
 
 N = 200
@@ -134,8 +134,8 @@ def test_the_same_seed_encodes_by_the_same_folds():
         ([1.0, "12 cm"], "Column 'a' is numeric, but row 2 holds '12 cm'. Correct it, or make"),
         ([None, 1.0, "?"], r"Column 'a' is numeric, but row 3 holds '\?'"),
         ([1.0, {"x": 1}], "Column 'a' is numeric, but row 2 holds {'x': 1}"),
-        ([1.0, 2.0, np.inf], "Column 'a' holds an infinite value in row 3"),
-        ([-np.inf, 2.0], "Column 'a' holds an infinite value in row 1"),
+        ([1.0, 2.0, np.inf], "Column 'a' holds an infinite or too large value in row 3"),
+        ([-np.inf, 2.0], "Column 'a' holds an infinite or too large value in row 1"),
     ],
 )
 def test_what_is_no_number_is_refused_with_its_row(values, message):
@@ -201,3 +201,16 @@ def test_columns_are_taken_by_name_in_any_order():
     )
     turned = frame[["b", "a"]].assign(extra="w")
     np.testing.assert_array_equal(encoder.transform(turned), features)
+
+
+def test_dates_are_no_numbers():
+    with pytest.raises(DataError, match="'seen' holds dates"):
+        numbers_in(pd.Series(pd.to_datetime(["2020-01-01", None]), name="seen"))
+
+
+def test_huge_numbers_stay_finite():
+    encoder, features = _fit([1.0, 0.0, 2.0], NUMERIC)
+    assert np.isfinite(features).all()
+    assert np.isfinite(encoder.transform(_new([1e29]))).all()
+    with pytest.raises(DataError, match="too large value in row 1: 1e"):
+        encoder.transform(_new([1e300]))

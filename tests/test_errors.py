@@ -42,6 +42,7 @@ def test_image_error_says_kind_and_reason():
     [
         ("efficientnt_b0", ["resnet50", "efficientnet_b0"], " Did you mean 'efficientnet_b0'?"),
         ("colour", (name for name in ["color", "size"]), " Did you mean 'color'?"),
+        ("resnet", ["resnext", "resnet152v2"], " Did you mean 'resnet152v2'?"),
         ("zzz", ["resnet50"], ""),
         ("resnet", [], ""),
     ],

@@ -181,3 +181,12 @@ def test_columns_that_do_not_exist_are_refused(
 def test_an_unknown_task_is_refused() -> None:
     with pytest.raises(UsageError, match="task must be one of auto, classification, regression"):
         FitSettings("value", task="ranking")
+
+
+def test_text_in_a_numeric_column_is_named_by_its_row_in_the_whole_table(
+    frame: pd.DataFrame,
+) -> None:
+    settings = replace(TABLE_ONLY, roles=RoleOverrides(numeric=("site",)))
+    frame["site"] = ["7"] * 150 + ["seven"] + ["7"] * (N - 151)
+    with pytest.raises(DataError, match="'site' is numeric, but row 151 holds 'seven'"):
+        check_table(frame, settings)

@@ -87,6 +87,7 @@ def test_another_seed_gives_another_inner_split(splits):
 @pytest.mark.parametrize("task", TASKS)
 def test_the_number_of_threads_changes_nothing(monkeypatch, task):
     monkeypatch.setattr(module, "_MIN_CELLS_FOR_THREADS", 0)
+    monkeypatch.setattr(module, "_MAX_TREES", 20)
     X, y = _data(task)
     one, two = (_output(_head(task, n_jobs=n_jobs).fit(X, y), X) for n_jobs in (1, 2))
     np.testing.assert_array_equal(one, two)
@@ -158,7 +159,8 @@ def test_rows_without_any_feature_get_a_finite_prediction():
 @pytest.mark.parametrize("n_table_features", [0, 2])
 @pytest.mark.parametrize("n_features", [4, 260])
 @pytest.mark.parametrize("task", TASKS)
-def test_a_saved_head_predicts_the_same(tmp_path, task, n_features, n_table_features):
+def test_a_saved_head_predicts_the_same(tmp_path, monkeypatch, task, n_features, n_table_features):
+    monkeypatch.setattr(module, "_MAX_TREES", 20)
     X, y = _data(task, 120, n_features=n_features)
     head = _head(task, n_table_features=n_table_features).fit(X, y)
     name = head.save(tmp_path)

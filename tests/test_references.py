@@ -66,7 +66,8 @@ def test_linked_folders_are_followed_each_once(tmp_path):
     (photos / "linked").symlink_to(tmp_path / "elsewhere")
     (photos / "linked-again").symlink_to(tmp_path / "elsewhere")
     (photos / "itself").symlink_to(photos)
-    assert [os.path.basename(name) for name in names_in(photos)] == ["1.jpg"]
+    (name,) = names_in(photos)
+    assert name.endswith("/1.jpg")
 
 
 def test_a_link_to_nowhere_is_an_image_without_a_file(tmp_path):
@@ -205,6 +206,18 @@ def test_equal_file_names_in_two_folders_are_not_mistaken_for_each_other():
     known = ["a/1.jpg", "b/1.jpg"]
     match = match_names(["/old/b/1.jpg", "/old/a/1.jpg", "/old/c/1.jpg"], known)
     assert match.keys == ["b/1.jpg", "a/1.jpg", None]
+
+
+@pytest.mark.parametrize(
+    ("names", "known", "expected"),
+    [
+        (["/data/xa.jpg"], {"a.jpg"}, [None]),
+        (["a.jpg"], {"xa.jpg", "b/xa.jpg"}, [None]),
+        (["/old/1.jpg", "/old/2.jpg", "/new/1.jpg"], {"1.jpg", "2.jpg"}, ["1.jpg", "2.jpg", None]),
+    ],
+)
+def test_only_whole_folders_are_dropped_or_added_and_the_same_for_all(names, known, expected):
+    assert match_names(names, known).keys == expected
 
 
 def test_absolute_names_are_matched_although_relative_ones_match_as_they_are():

@@ -77,11 +77,12 @@ def test_values_have_the_same_distribution_in_both_parts():
 @pytest.mark.parametrize("n_rare", [1, 2])
 def test_every_class_is_in_train(n_rare, seed):
     y = np.r_[np.zeros(30, int), np.ones(30, int), np.full(n_rare, 2)]
-    groups = np.r_[np.arange(60) // 2, np.full(n_rare, 99)]
+    groups = np.r_[np.arange(60) // 2, np.zeros(n_rare, int)]
     train, test = holdout(y, is_classification=True, groups=groups, random_state=seed)
     assert set(y[train]) == {0, 1, 2}
     assert set(y[test]) == {0, 1}
     assert set(groups[train]).isdisjoint(groups[test])
+    assert (np.diff(train) > 0).all()
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -115,9 +116,10 @@ def test_tied_values_can_be_split():
     assert (len(train), len(test)) == (32, 8)
 
 
+@pytest.mark.parametrize("n", [40, N])
 @pytest.mark.parametrize("is_classification", [True, False])
-def test_same_seed_gives_the_same_part_and_another_seed_another(is_classification):
-    y, groups = _target(is_classification), _groups()
+def test_same_seed_gives_the_same_part_and_another_seed_another(is_classification, n):
+    y, groups = _target(is_classification, n=n), _groups(n=n)
 
     def held_out(seed):
         options = {"is_classification": is_classification, "groups": groups}
@@ -180,3 +182,19 @@ def test_linked_groups_are_not_separated_by_a_split():
     in_train, in_test = ({label for row in part for label in labels[row]} for part in (train, test))
     assert in_test
     assert in_train.isdisjoint(in_test)
+
+
+def test_the_fold_nearest_to_the_fraction_is_held_out():
+    groups = np.repeat(np.arange(6), [50, 20, 10, 10, 5, 5])
+    for seed in range(5):
+        _, test = holdout(
+            np.arange(100.0), is_classification=False, groups=groups, random_state=seed
+        )
+        assert len(test) == 20
+
+
+@pytest.mark.parametrize("is_classification", [True, False])
+def test_one_group_that_holds_nearly_all_rows_is_refused(is_classification):
+    groups = np.repeat(np.arange(5), [1000, 1, 1, 1, 1])
+    with pytest.raises(DataError, match="too uneven"):
+        holdout(np.arange(1004) % 2, is_classification=is_classification, groups=groups)

@@ -36,8 +36,9 @@ def test_the_ending_decides_the_format(tmp_path, name, is_parquet):
 
 @pytest.mark.parametrize("name", ["t.csv", "t.parquet"])
 def test_the_index_is_not_written(tmp_path, name):
-    write_table(FRAME.set_index(pd.Index([7, 8, 9], name="row")), tmp_path / name)
-    assert list(read_table(tmp_path / name).columns) == ["image", "age", "n"]
+    write_table(FRAME.set_index(pd.Index(["i7", "i8", "i9"], name="row")), tmp_path / name)
+    assert b"i8" not in (tmp_path / name).read_bytes()
+    pd.testing.assert_frame_equal(read_table(tmp_path / name), FRAME)
 
 
 def test_a_byte_order_mark_is_no_part_of_a_column_name(tmp_path):
@@ -65,7 +66,7 @@ def test_a_path_without_a_file_is_a_wrong_call(tmp_path, name):
 )
 def test_what_is_no_table_is_refused_in_one_line(tmp_path, name, data):
     (tmp_path / name).write_bytes(data)
-    with pytest.raises(DataError, match=f"{name}' can't be read as a table: .+") as caught:
+    with pytest.raises(DataError, match=f"{name}' can't be read as a table: [^\\[]+$") as caught:
         read_table(tmp_path / name)
     assert "\n" not in str(caught.value)
 

@@ -98,8 +98,8 @@ def test_missing_values_are_refused_with_count_and_first_row(task, missing):
         ([1.5, np.inf, 3.0], "regression", "'price' holds an infinite value in row 2"),
         ([1.5, 2.0, -np.inf], "auto", "'price' holds an infinite value in row 3"),
         ([2.5, 2.5, 2.5], "regression", "'price' is 2.5 in all rows"),
-        (["a", "a", "a"], "auto", "'price' has one class only: .*a.* in all 3 rows"),
-        ([7, 7, 7], "classification", "'price' has one class only: .*7.* in all 3 rows"),
+        (["a", "a", "a"], "auto", "'price' has one class only: a in all 3 rows"),
+        ([7, 7, 7], "classification", "'price' has one class only: 7 in all 3 rows"),
         (
             [f"id {i}" for i in range(21)],
             "auto",

@@ -43,6 +43,9 @@ class ImageError(TwoStageError):
         self.kind = kind
         self.reason = reason
 
+    def __reduce__(self) -> tuple[type, tuple[str, str]]:
+        return type(self), (self.kind, self.reason)  # it may cross processes
+
 
 class ImagesError(TwoStageError):
     """A folder has no images, or too many of them are unreadable."""
@@ -63,7 +66,7 @@ class ModelError(TwoStageError):
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return ``" Did you mean 'x'?"`` for the closest known name, or an empty string."""
     names = list(known)
-    longer = [other for other in names if other.startswith(name)]
+    longer = [other for other in names if name and other.startswith(name)]
     close = longer or get_close_matches(name, names, n=1)
     return f" Did you mean '{close[0]}'?" if close else ""
 

@@ -14,9 +14,9 @@ from twostage.images.references import EXTENSIONS
 from twostage.joins import ImageBlock
 from twostage.metrics import Score, score_classification, score_regression
 from twostage.splits import holdout, link_groups
-from twostage.table.encoding import TableEncoder
+from twostage.table.encoding import TableEncoder, numbers_in
 from twostage.table.files import require_column
-from twostage.table.roles import IGNORED, Column, RoleOverrides, infer_roles
+from twostage.table.roles import IGNORED, NUMERIC, Column, RoleOverrides, infer_roles
 from twostage.targets import TASKS, Target
 
 FEATURES = ("both", "images", "table")
@@ -215,6 +215,10 @@ def check_table(frame: pd.DataFrame, settings: FitSettings) -> None:
         raise DataError(f"Column {listed(empty)} has no values in any row. {fix}.")
     if settings.features != "table":
         _check_repeated_images(frame, settings)
+    if settings.features != "images":
+        for column in infer_roles(frame, settings.roles, settings.reserved(), EXTENSIONS):
+            if column.role == NUMERIC:
+                numbers_in(frame[column.name])
 
 
 def _check_repeated_images(frame: pd.DataFrame, settings: FitSettings) -> None:

@@ -135,11 +135,10 @@ def image_block(
 
 def _names_in(value: Any) -> list[str]:
     if isinstance(value, (list, tuple, np.ndarray)):
-        return [str(name) for name in value]
-    if pd.isna(value):
-        return []
-    pieces = (piece.strip() for piece in str(value).split(SEPARATOR))
-    return [piece for piece in pieces if piece]
+        names = [str(name) for name in value if not pd.isna(name)]
+    else:
+        names = [] if pd.isna(value) else str(value).split(SEPARATOR)
+    return [name.strip() for name in names if name.strip()]
 
 
 def _facts_by_image(store: EmbeddingStore) -> dict[str, tuple[str | None, str | None]]:

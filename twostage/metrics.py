@@ -57,7 +57,8 @@ def score_classification(
     -------
     dict of str to Score
         ``auc`` (of more than two classes the mean of each against the rest), ``log_loss``,
-        ``accuracy``, ``balanced_accuracy``.
+        ``accuracy``, ``balanced_accuracy``. Where a resample lacks a class, the means over
+        classes leave that class out.
 
     References
     ----------
@@ -140,9 +141,14 @@ def _auc(y: np.ndarray, proba: np.ndarray, weights: np.ndarray) -> np.ndarray:
     if proba.shape[1] == 2:
         return _binary_auc(y == 1, proba[:, 1], weights)
     each = [_binary_auc(y == k, proba[:, k], weights) for k in range(proba.shape[1])]
+    return _mean_of_defined(np.array(each))
+
+
+def _mean_of_defined(by_class: np.ndarray) -> np.ndarray:
+    """Average over the classes that a resample has; shape (n_classes, n_resamples)."""
+    is_defined = np.isfinite(by_class)
     with np.errstate(invalid="ignore"):
-        defined = np.isfinite(each)
-        return np.asarray(np.where(defined, each, 0).sum(axis=0) / defined.sum(axis=0))
+        return np.asarray(np.where(is_defined, by_class, 0).sum(axis=0) / is_defined.sum(axis=0))
 
 
 def _binary_auc(is_positive: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -172,13 +178,15 @@ def _balanced_accuracy(y: np.ndarray, proba: np.ndarray, weights: np.ndarray) ->
     classes = np.unique(y)
     with np.errstate(invalid="ignore"):
         recalls = [_mean(is_right[y == k], weights[:, y == k]) for k in classes]
-    return np.asarray(np.mean(recalls, axis=0))
+    return _mean_of_defined(np.array(recalls))
 
 
 def _r2(y: np.ndarray, predicted: np.ndarray, weights: np.ndarray) -> np.ndarray:
     centred = y - y.mean()
-    variance = _mean(centred**2, weights) - _mean(centred, weights) ** 2
-    with np.errstate(invalid="ignore", divide="ignore"):
+    square = _mean(centred**2, weights)
+    variance = square - _mean(centred, weights) ** 2
+    variance[variance <= 1e-12 * square] = np.nan  # one distinct value, but for rounding
+    with np.errstate(invalid="ignore"):
         return np.asarray(1 - _mean((y - predicted) ** 2, weights) / variance)
 
 

@@ -5,7 +5,7 @@ from collections.abc import Hashable, Sequence
 import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
-from sklearn.model_selection import KFold, StratifiedGroupKFold
+from sklearn.model_selection import StratifiedGroupKFold
 
 from twostage.errors import DataError
 
@@ -92,31 +92,32 @@ def holdout(
             "of other groups, or choose another group column."
         )
     strata = y if is_classification else _rank_bins(y)
-    train, test = _one_fold(strata, groups, n_folds, random_state)
+    test = _fold_nearest(strata, groups, n_folds, random_state)
+    train = np.setdiff1d(np.arange(len(y)), test)
     if is_classification:
         train, test = _keep_every_class(y, groups, train, test)
     if len(test) == 0:
         raise DataError("The classes have too few rows to hold some out for a score. Add rows.")
+    if not fraction / 4 < len(test) / len(y) < (1 + fraction) / 2:
+        raise DataError(
+            f"Groups or classes are too uneven to hold about 1 in {n_folds} of the {len(y)} rows "
+            f"out for a score: {len(test)} would be. Add rows, or choose another group column."
+        )
     return train, test
 
 
-def _one_fold(
+def _fold_nearest(
     strata: np.ndarray, groups: np.ndarray, n_folds: int, random_state: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Cut one fold; stratified where the strata are large enough."""
-    if np.bincount(strata).max() < n_folds:
-        numbers = np.unique(groups)
-        fold = next(KFold(n_folds, shuffle=True, random_state=random_state).split(numbers))[1]
-        is_test = np.isin(groups, numbers[fold])
-        return np.flatnonzero(~is_test), np.flatnonzero(is_test)
+) -> np.ndarray:
+    """Return the rows of the fold whose size is nearest to an even share."""
     # Small strata are put together: scikit-learn warns of those with fewer rows than folds.
     counts = np.bincount(strata)
     merged = np.where(counts[strata] < n_folds, len(counts), strata)
     if (merged == len(counts)).sum() < n_folds:
         merged = np.where(merged == len(counts), counts.argmax(), merged)
-    folds = StratifiedGroupKFold(n_folds, shuffle=True, random_state=random_state)
-    train, test = next(folds.split(merged, merged, groups))
-    return train, test
+    splitter = StratifiedGroupKFold(n_folds, shuffle=True, random_state=random_state)
+    folds = [test for _, test in splitter.split(merged, merged, groups)]
+    return min(folds, key=lambda test: abs(len(test) - len(strata) / n_folds))
 
 
 def _keep_every_class(

@@ -53,12 +53,17 @@ def prepare_target(values: pd.Series, task: str = "auto", *, log_target: bool = 
         If values are missing, there is only one class, or they do not suit the task.
     """
     name = values.name
+    if task not in TASKS:
+        raise UsageError(f"task must be one of {', '.join(TASKS)}; found {task!r}.")
+    if values.empty:
+        raise DataError(f"Target '{name}' has no rows.")
     if values.isna().any():
         rows = np.flatnonzero(values.isna())
         raise DataError(
             f"{len(rows)} of {len(values)} rows have no value in target '{name}'; first: row "
             f"{rows[0] + 1}. Remove these rows or fill them in."
         )
+    _check_kind(values)
     if task == "auto":
         task = "classification" if _looks_like_classes(values) else "regression"
     if task == "regression":
@@ -66,6 +71,20 @@ def prepare_target(values: pd.Series, task: str = "auto", *, log_target: bool = 
     if log_target:
         raise UsageError(f"--log-target needs a regression; target '{name}' holds classes.")
     return _classes_of(values)
+
+
+def _check_kind(values: pd.Series) -> None:
+    """Refuse what can be neither classes nor values."""
+    if values.dtype.kind in "mM":
+        raise DataError(
+            f"Target '{values.name}' holds dates. Turn them into numbers, or choose another target."
+        )
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        row = int(np.flatnonzero(~np.isfinite(values))[0])
+        raise DataError(
+            f"Target '{values.name}' holds an infinite value in row {row + 1}. Correct it, or "
+            "remove the row."
+        )
 
 
 def _looks_like_classes(values: pd.Series) -> bool:
@@ -98,9 +117,13 @@ def _regression_values(values: pd.Series, log_target: bool) -> np.ndarray:
     return y
 
 
+def _fits_int(labels: np.ndarray) -> bool:
+    return bool((np.abs(labels) < 2**53).all())
+
+
 def _classes_of(values: pd.Series) -> Target:
     labels = values.to_numpy()
-    if labels.dtype.kind == "f" and (labels == np.floor(labels)).all():
+    if labels.dtype.kind == "f" and (labels == np.floor(labels)).all() and _fits_int(labels):
         labels = labels.astype(np.int64)
     elif labels.dtype.kind not in "biuf":
         labels = labels.astype(str)

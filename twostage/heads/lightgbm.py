@@ -7,6 +7,7 @@ import joblib
 import lightgbm
 import numpy as np
 
+from twostage.errors import DataError
 from twostage.splits import holdout
 
 FILE = "head.txt"
@@ -16,14 +17,15 @@ _MIN_ROWS_TO_STOP_EARLY = 100
 _MIN_GROUPS = 10
 _N_TREES_WITHOUT_STOPPING = 100
 _N_SAMPLED_FEATURES = 256
-_MIN_CELLS_FOR_THREADS = 200_000
+_MIN_CELLS_FOR_THREADS = 10_000_000
 
 
 class LightGBMHead:
     """LightGBM with early stopping, refitted on all rows it is given.
 
     The number of trees is the one that does best on an inner fifth, held out by whole groups;
-    under 100 rows or 10 groups it is 100.
+    under 100 rows or 10 groups, or where no
+    fair fifth can be held out, it is 100.
 
     Embeddings are wide and redundant: each tree sees a sample of some 256 features, which is
     faster and generalises better. So that a table of a few columns is not sampled away, its
@@ -144,12 +146,15 @@ class LightGBMHead:
         has_few_groups = groups is not None and len(np.unique(groups)) < _MIN_GROUPS
         if len(y) < _MIN_ROWS_TO_STOP_EARLY or has_few_groups:
             return _N_TREES_WITHOUT_STOPPING
-        train, inner = holdout(
-            y,
-            is_classification=self.is_classification,
-            groups=groups,
-            random_state=self.random_state,
-        )
+        try:
+            train, inner = holdout(
+                y,
+                is_classification=self.is_classification,
+                groups=groups,
+                random_state=self.random_state,
+            )
+        except DataError:
+            return _N_TREES_WITHOUT_STOPPING
         data = lightgbm.Dataset(X[train], y[train], params=parameters)
         watched = lightgbm.Dataset(X[inner], y[inner], reference=data)
         stop = lightgbm.early_stopping(_PATIENCE, verbose=False)
@@ -160,7 +165,7 @@ class LightGBMHead:
 
     def _n_threads(self, X: np.ndarray) -> int:
         if X.size < _MIN_CELLS_FOR_THREADS:
-            return 1  # waking threads would take longer than the work
+            return 1  # threads that wait for each other at every leaf would take longer
         return self.n_jobs if self.n_jobs and self.n_jobs > 0 else int(joblib.cpu_count())
 
 

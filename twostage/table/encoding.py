@@ -16,6 +16,7 @@ LEAF_TYPES = {"scale": StandardScaler, "one_hot": OneHotEncoder, "target": Targe
 TRUSTED_TYPES = ("sklearn.model_selection._split.KFold",)
 MAX_ONE_HOT = 30
 _N_FOLDS = 5
+_LARGEST = 1e30  # squares of standardised values must stay finite in float64, values in float32
 
 
 class TableEncoder:
@@ -136,28 +137,39 @@ def _make_leaves(
 
 
 def _input_of(key: str, frame: pd.DataFrame, columns: Sequence[str]) -> np.ndarray:
-    convert = _numbers if key == "scale" else _categories
+    convert = numbers_in if key == "scale" else _categories
     return np.column_stack([convert(frame[name]) for name in columns])
 
 
-def _numbers(values: pd.Series) -> np.ndarray:
-    """Return a column as float64, NaN where it is missing."""
+def numbers_in(values: pd.Series) -> np.ndarray:
+    """Return a numeric column as float64, NaN where it is missing.
+
+    Raises
+    ------
+    DataError
+        Naming the first row that holds no number, or one that is infinite or beyond 1e30.
+    """
+    if values.dtype.kind in "mM":
+        raise DataError(
+            f"Column '{values.name}' holds dates, not numbers. Make them numbers, or ignore it."
+        )
     try:
         numbers = pd.to_numeric(values).to_numpy(dtype=np.float64, na_value=np.nan)
     except (ValueError, TypeError) as error:
         is_bad = pd.to_numeric(values, errors="coerce").isna() & values.notna()
-        row = int(np.flatnonzero(is_bad)[0]) if is_bad.any() else 0
+        row = int(np.argmax(is_bad.to_numpy()))
         raise DataError(
             f"Column '{values.name}' is numeric, but row {row + 1} holds {values.iloc[row]!r}. "
             "Correct it, or make the column categorical when fitting."
         ) from error
-    if np.isinf(numbers).any():
-        row = int(np.flatnonzero(np.isinf(numbers))[0])
+    is_too_large = np.abs(numbers) > _LARGEST
+    if is_too_large.any():
+        row = int(np.argmax(is_too_large))
         raise DataError(
-            f"Column '{values.name}' holds an infinite value in row {row + 1}. Replace it by a "
-            "number or leave it missing."
+            f"Column '{values.name}' holds an infinite or too large value in row {row + 1}: "
+            f"{numbers[row]:g}. Replace it by a number or leave it missing."
         )
-    return numbers
+    return np.asarray(numbers)
 
 
 def _categories(values: pd.Series) -> np.ndarray:
@@ -176,4 +188,5 @@ def _category_name(value: object) -> str:
 def _side_by_side(features: Sequence[np.ndarray], n_rows: int) -> np.ndarray:
     if not features:
         return np.empty((n_rows, 0), np.float32)
-    return np.column_stack(features).astype(np.float32)
+    side_by_side = np.clip(np.column_stack(features), -_LARGEST, _LARGEST)
+    return np.asarray(side_by_side, np.float32)

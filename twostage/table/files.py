@@ -2,9 +2,12 @@
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from twostage.errors import DataError, UsageError, did_you_mean
 
@@ -26,18 +29,20 @@ def read_table(path: str | os.PathLike[str]) -> pd.DataFrame:
     if not file.is_file():
         raise UsageError(f"There is no table '{path}'. Give a CSV or Parquet file.")
     try:
+        repeated = _repeated_names(file)
+        if repeated:
+            raise DataError(f"Table '{path}' has two columns '{repeated[0]}'. Rename one.")
         if file.suffix.lower() in _PARQUET:
             frame = pd.read_parquet(file)
         else:
             frame = pd.read_csv(file, low_memory=False)
-    except (ValueError, OSError, pd.errors.ParserError) as error:
+    except DataError:
+        raise
+    except (ValueError, OSError, pd.errors.ParserError, pa.ArrowException) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise DataError(f"'{path}' can't be read as a table: {reason}") from error
     if frame.empty:
         raise DataError(f"Table '{path}' has no rows.")
-    if not frame.columns.is_unique:
-        repeated = frame.columns[frame.columns.duplicated()][0]
-        raise DataError(f"Table '{path}' has two columns '{repeated}'. Rename one.")
     return frame
 
 
@@ -79,10 +84,21 @@ def write_table(frame: pd.DataFrame, path: str | os.PathLike[str]) -> None:
         else:
             frame.to_csv(temporary, index=False)
         os.replace(temporary, file)
-    except OSError as error:
-        raise DataError(f"Can't write '{path}': {error.strerror or error}.") from error
+    except (OSError, pa.ArrowException) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"Can't write '{path}': {reason}.") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
+
+
+def _repeated_names(file: Path) -> list[str]:
+    """Return the column names that a file has twice, which pandas would rename or choke on."""
+    if file.suffix.lower() in _PARQUET:
+        names = pq.read_schema(file).names
+    else:
+        names = pd.read_csv(file, header=None, nrows=1, dtype=str).iloc[0].dropna().tolist()
+    return [name for name in dict.fromkeys(names) if names.count(name) > 1]
 
 
 def require_column(frame: pd.DataFrame, column: str, purpose: str) -> pd.Series:

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 from pandas.api import types
 
@@ -120,6 +121,8 @@ def _reason_to_ignore(values: pd.Series, image_endings: tuple[str, ...]) -> str 
         return "complex numbers"
     if present.empty:
         return "no values"
+    if isinstance(present.iloc[0], (list, tuple, dict, set, np.ndarray)):
+        return "holds lists"
     if not _is_numeric(values):
         present = present.astype(str)
         if image_endings and present.str.lower().str.endswith(image_endings).mean() > _NEARLY_ALL:

@@ -1,0 +1,92 @@
+"""What README and docs show is run, in order, on the demo's data."""
+
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+
+from twostage.cli.main import main
+from twostage.demo import make_demo_data
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(text: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
+
+
+def commands(text: str) -> list[str]:
+    """Return the twostage commands in console blocks, continued lines joined."""
+    joined = "\n".join(blocks(text, "console")).replace("\\\n", " ")
+    return re.findall(r"^\$ twostage (.*)$", joined, re.MULTILINE)
+
+
+@pytest.fixture(scope="module")
+def demo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("readme")
+    make_demo_data(folder / "twostage-demo")
+    return folder
+
+
+def test_the_readme_does_what_it_shows(demo_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(demo_folder)
+    shown = commands(README)
+    assert [line.split()[0] for line in shown] == ["extract", "fit", "predict"]
+    for line in shown:
+        result = CliRunner().invoke(main, shlex.split(line))
+        assert result.exit_code == 0, result.output
+        said = [text for text in result.output.splitlines() if not re.search(r"\d s|\d s\.", text)]
+        for text in said:
+            shape = re.sub(r"\d+", "N", text)
+            assert shape in re.sub(r"\d+", "N", README), text
+    assert len(pd.read_csv("predictions.csv")) == 20
+
+    variables: dict[str, object] = {}
+    for code in blocks(README, "python"):
+        exec(code, variables)
+    assert "model-from-python" in {path.name for path in demo_folder.iterdir()}
+
+
+def test_what_the_extending_guide_shows_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    from twostage.backbones import catalogue
+    from twostage.backbones.keras_backbone import load_backbone
+    from twostage.backbones.spec import BackboneSettings
+
+    backbone_code, head_code = blocks((ROOT / "docs" / "extending.md").read_text(), "python")
+    variables: dict = {}
+    exec(backbone_code, variables)
+    row = variables["row"]
+    monkeypatch.setitem(catalogue.CATALOGUE, row.name, row)
+    backbone = load_backbone(BackboneSettings(row.name, weights="random", image_size=64))
+    assert backbone.embed(np.zeros((1, 64, 64, 3), np.uint8), 1).shape == (1, row.dim)
+    exec(head_code, variables)
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/architecture.md", "docs/extending.md"])
+def test_links_lead_somewhere(name: str) -> None:
+    page = ROOT / name
+    for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
+        assert (page.parent / target).exists(), target
+
+
+def test_the_architecture_lists_every_room() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    rooms = {
+        path.name + ("/" if path.is_dir() else "")
+        for path in (ROOT / "twostage").iterdir()
+        if not path.name.startswith("_") and path.name != "py.typed"
+    }
+    listed = set(re.findall(r"^\| \d+ \| `([^`]+)`", text, re.MULTILINE))
+    assert listed == rooms
+
+
+def test_continuous_integration_runs_the_readmes_own_command() -> None:
+    found = re.search(r"<!-- command: test -->\n```bash\n(.*)\n```", README)
+    assert found
+    assert "pytest" in found[1]
+    assert "command: test" in (ROOT / ".ci" / "run").read_text()
