@@ -2,6 +2,7 @@
 
 import io
 import os
+import struct
 
 import numpy as np
 import pytest
@@ -260,8 +261,8 @@ def test_read_bytes_returns_what_the_file_holds_and_its_status(tmp_path):
     ("name", "reason"),
     [
         ("missing.jpg", "no such file"),
-        ("", "a folder, not a file"),
-        (os.devnull, "not a regular file"),
+        ("", "a folder or a device, not a file"),
+        (os.devnull, "a folder or a device, not a file"),
         ("a\0b.jpg", "embedded null byte"),
         ("a" * 300, "file name too long"),
     ],
@@ -270,3 +271,58 @@ def test_bytes_that_cannot_be_had_are_a_read_error(tmp_path, name, reason):
     with pytest.raises(ImageError, match=f"^read: {reason}$") as caught:
         read_bytes(os.path.join(tmp_path, name))
     assert caught.value.kind == "read"
+
+
+def exif_of(*entries):
+    body = b"".join(struct.pack("<HHI4s", *entry) for entry in entries)
+    return b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<H", len(entries)) + body + bytes(20)
+
+
+def test_odd_exif_beside_the_orientation_does_not_matter():
+    exif = exif_of((0x0112, 3, 1, b"\6\0\0\0"), (0x011A, 2, 2, b"a\0\0\0"))
+    _, width, height = decode(encoded(plain((200, 0, 0)), "JPEG", exif=exif), 32)
+    assert (width, height) == (20, 40)
+
+
+def test_a_damaged_file_is_an_image_or_a_decode_error_and_nothing_else():
+    noise = np.random.default_rng(0).integers(0, 255, (24, 40, 3), np.uint8)
+    errors = 0
+    for kind in ("AVIF", "JPEG", "PNG", "WEBP", "GIF", "TIFF"):
+        data = encoded(Image.fromarray(noise), kind)
+        for seed in range(60):
+            rng = np.random.default_rng(seed)
+            damaged = bytearray(data)
+            damaged[rng.integers(len(damaged))] = rng.integers(256)
+            try:
+                decode(bytes(damaged), 32)
+            except ImageError as error:
+                assert error.kind == "decode"
+                errors += 1
+    assert errors > 50
+
+
+def test_a_tiff_lying_on_its_side_reports_its_upright_size():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    assert decode(encoded(plain((1, 2, 3)), "TIFF", exif=exif), 32)[1:] == (20, 40)
+
+
+def test_a_colour_key_in_rgb_is_transparent():
+    data = encoded(plain((1, 2, 3)), transparency=(1, 2, 3))
+    assert only_colour(decode(data, 32)[0]) == (255, 255, 255)
+
+
+def test_a_line_of_one_pixel_padded_is_not_all_black():
+    assert decode(encoded(plain((255, 0, 0), size=(1000, 1))), 32, "pad")[0].max() == 255
+
+
+def test_nan_does_not_darken_a_float_image():
+    values = np.full((20, 40), 0.5, np.float32)
+    values[0, 0] = np.nan
+    assert decode(encoded(Image.fromarray(values), "TIFF"), 32)[0][16, 16, 0] == 127
+
+
+def test_a_pipe_is_a_read_error_and_does_not_block(tmp_path):
+    os.mkfifo(tmp_path / "x.jpg")
+    with pytest.raises(ImageError, match="read: a folder or a device"):
+        read_bytes(tmp_path / "x.jpg")

@@ -1,7 +1,9 @@
 """Stage one, from photos to a store: what is computed, what is not, and what each row says."""
 
 import os
+from contextlib import ExitStack
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -414,3 +416,80 @@ def test_a_lazy_backbone_is_built_once_and_only_when_needed(fake_backbone):
     assert lazy.get() is lazy.get()
     assert lazy.spec == fake_backbone.built[0].spec
     assert (lazy.device, len(fake_backbone.built)) == ("fake on gpu", 1)
+
+
+def test_two_images_that_swap_their_bytes_across_parts(shards_of_2, run, opened, photos):
+    settle(photos)
+    run()
+    a, b = photos / "cats" / "0.png", photos / "dogs" / "2.png"
+    data = a.read_bytes(), b.read_bytes()
+    b.write_bytes(data[0])
+    a.write_bytes(data[1])
+    run()
+    swapped = {"cats/0.png": COLOURS["dogs/2.png"], "dogs/2.png": COLOURS["cats/0.png"]}
+    assert contents(opened()) == COLOURS | swapped
+
+
+def test_a_moved_image_whose_old_name_has_new_bytes(run, opened, photos, photo):
+    settle(photos)
+    run()
+    (photos / "cats" / "0.png").rename(photos / "cats" / "9.png")
+    photo(photos / "cats" / "0.png", (77, 77, 77))
+    assert counts(run()) == (1, 1, 5, 0)
+    changed = {"cats/0.png": [77] * 3, "cats/9.png": COLOURS["cats/0.png"]}
+    assert contents(opened()) == COLOURS | changed
+
+
+def test_a_store_made_by_another_run_meanwhile_is_left_to_it(
+    run, tmp_path, fake_backbone, monkeypatch
+):
+    held = ExitStack()
+
+    def build(*arguments):
+        built = fake_backbone(*arguments)
+        store = EmbeddingStore.create(tmp_path / "store", built[0].spec.to_dict())
+        held.enter_context(store.lock())
+        return built
+
+    monkeypatch.setattr("twostage.backbones.lazy.build", build)
+    with held, pytest.raises(StoreError, match="is being written by process"):
+        run()
+    assert EmbeddingStore.exists_at(tmp_path / "store")
+
+
+def test_on_error_fail_keeps_the_parts_committed_before(shards_of_2, run, opened, photos):
+    (photos / "dogs" / "2.png").write_bytes(b"no image")
+    with pytest.raises(ImagesError, match=r"dogs/2\.png"):
+        run(on_error="fail")
+    assert len(opened()) == 4
+
+
+def test_on_error_fail_minds_errors_of_earlier_runs(run, photos):
+    (photos / "cats" / "1.png").write_bytes(b"no image")
+    settle(photos)
+    run()
+    with pytest.raises(ImagesError, match=r"1 of 6 .* first: 'cats/1\.png'"):
+        run(on_error="fail")
+
+
+def test_a_half_written_record_does_not_block_the_folder(run, tmp_path, photos):
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / "_tmp-_store.json~").write_text("{")
+    assert run().n_computed == 6
+
+
+def test_another_seed_of_random_weights_is_refused(run):
+    run(weights="random", random_state=0)
+    assert run(weights="random").n_computed == 0
+    with pytest.raises(StoreError, match="weights is random:0, asked for random:3"):
+        run(random_state=3)
+
+
+def test_an_embedding_of_nan_is_known_by_its_bytes(run, photos, fake_backbone, monkeypatch):
+    def embed(self, batch, batch_size):
+        return np.full((len(batch), 3), np.nan, np.float32)
+
+    monkeypatch.setattr("conftest.FakeBackbone.embed", embed)
+    run()
+    (photos / "copy.png").write_bytes((photos / "cats" / "1.png").read_bytes())
+    assert run().n_reused == 1

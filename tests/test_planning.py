@@ -69,9 +69,9 @@ def test_a_changed_image_goes_back_into_the_part_that_holds_it():
     manifest = [Listed(image, size_bytes=11) for image in "abce"] + [Listed("d")]
     plan = make_plan(manifest, index_of(*rows), n_parts=4)
     assert shards_of(plan) == [
+        (part_name(4), ["e"]),
         (part_name(1), ["b", "c"]),
         (part_name(3), ["a"]),
-        (part_name(4), ["e"]),
     ]
     assert plan.n_unchanged == 1
 

@@ -240,3 +240,16 @@ def test_an_ambiguous_prefix_is_refused_naming_the_candidates():
 
 def test_no_names_match_nothing():
     assert match_names([], {"a.jpg"}).keys == []
+
+
+def test_a_link_to_itself_does_not_stop_the_listing(photos):
+    (photos / "loop").symlink_to(photos / "loop")
+    assert len(list_images(photos)) == 6
+
+
+def test_a_percent_encoded_name_finds_its_file(photos):
+    with open(os.fsencode(photos) + b"/\xe9.png", "wb") as file:
+        file.write(b"1")
+    references, _ = find_images(photos, ["%E9.png"])
+    assert references["%E9.png"].size_bytes == 1
+    assert references["%E9.png"].image == "%E9.png"

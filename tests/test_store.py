@@ -119,7 +119,7 @@ def test_other_tools_read_the_folder_as_it_is(store, read):
     assert vectors == [[1, 2, 3], None, [7, 8, 9]]
 
 
-@pytest.mark.parametrize("read", [with_pandas])
+@pytest.mark.parametrize("read", [with_pandas, with_polars, with_duckdb])
 def test_a_part_that_a_killed_run_left_half_way_is_not_read(small, monkeypatch, read):
     monkeypatch.setattr("twostage.store.store.os.replace", lambda *_: None)
     small.write_part("part-000001.parquet", rows(small, z=[0, 0, 0]))
@@ -270,18 +270,18 @@ def test_delete_removes_the_store_and_leaves_foreign_files_alone(small, tmp_path
     (other.path / "notes.txt").write_text("precious")
     for store in (small, other):
         with store.lock():
-            (store.path / "_tmp-part-000001.parquet").write_bytes(b"x")
+            (store.path / "_tmp-part-000001.parquet~").write_bytes(b"x")
         store.delete()
     assert not small.path.exists()
     assert files(other.path) == ["notes.txt"]
 
 
 def test_leftovers_of_a_killed_run_go_with_the_next_lock_and_nothing_else(small):
-    (small.path / "_tmp-part-000001.parquet").write_bytes(b"x")
+    (small.path / "_tmp-part-000001.parquet~").write_bytes(b"x")
     (small.path / "notes.txt").write_text("precious")
     before = contents(small)
     with small.lock():
-        assert not (small.path / "_tmp-part-000001.parquet").exists()
+        assert not (small.path / "_tmp-part-000001.parquet~").exists()
     assert (small.path / "notes.txt").exists()
     assert contents(small) == before
 
@@ -336,7 +336,7 @@ def test_a_patient_writer_waits_for_the_first_to_end(small, monkeypatch):
 
     second = threading.Thread(target=write_too)
     with small.lock():
-        monkeypatch.setattr("twostage.store.store.FileLock", AnnouncingLock)
+        monkeypatch.setattr("twostage.store.locking.FileLock", AnnouncingLock)
         second.start()
         assert has_tried.wait(timeout=20)
         order.append("first")
@@ -352,3 +352,9 @@ def test_the_embedding_column_keeps_nulls_and_survives_slicing(dtype):
     assert array.null_count == 1
     column = pa.chunked_array([array.slice(1, 2), array.slice(3)])
     np.testing.assert_array_equal(embedding_matrix(column, 3), [[np.nan] * 3, matrix[2], matrix[3]])
+
+
+def test_the_length_of_a_damaged_store_is_a_store_error(small):
+    (small.path / "part-000000.parquet").write_bytes(b"PAR1")
+    with pytest.raises(StoreError, match="can't be read"):
+        len(small)

@@ -7,7 +7,7 @@ the worker: load, embed, write -> a summary.
 import os
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +21,8 @@ from twostage.errors import ImagesError, UsageError
 from twostage.executors.local import LocalExecutor
 from twostage.images.loading import ImageLoader
 from twostage.images.references import Reference, find_images, list_images, reference_to
+from twostage.store.files import check_folder
+from twostage.store.locking import locked
 from twostage.store.planning import make_plan
 from twostage.store.store import EmbeddingStore
 from twostage.worker import Progress, ShardWorker
@@ -200,7 +202,7 @@ def _embed_into(
     started = time.perf_counter()
     if options.on_error == "fail":
         _check_all_present(references)
-    with _opened(path, backbone) as store, store.lock(wait=is_cache):
+    with _opened(path, backbone, wait=is_cache) as store:
         plan = make_plan(
             references,
             store.index(),
@@ -220,11 +222,8 @@ def _embed_into(
             )
             records = list(LocalExecutor().run(worker, plan.shards))
         errors = _errors_of(store, references)
-        if len(errors) == len(references) and not is_cache:
-            raise ImagesError(
-                f"None of the {len(references)} images can be read; first: "
-                f"'{references[0].image}' ({errors[0]}). Check the paths and the files."
-            )
+        if errors and not is_cache:
+            _judge(errors, len(references), options.on_error)
     return ExtractionSummary(
         store=str(path),
         backbone=store.spec["architecture"],
@@ -234,27 +233,50 @@ def _embed_into(
         n_reused=sum(record.n_reused for record in records),
         n_unchanged=plan.n_unchanged,
         n_errors=len(errors),
-        errors=dict(Counter(errors).most_common()),
+        errors=dict(Counter(errors.values()).most_common()),
         seconds=time.perf_counter() - started,
         device=backbone.device,
     )
 
 
+class _NothingReadableError(ImagesError):
+    """No image could be read: a store of errors alone is worth nothing."""
+
+
 @contextmanager
-def _opened(path: Path, backbone: LazyBackbone) -> Iterator[EmbeddingStore]:
-    """Open the store or make it; a store made in vain is taken away again."""
-    if EmbeddingStore.exists_at(path):
-        store = EmbeddingStore(path)
-        backbone.expect(BackboneSpec.from_dict(store.spec, path))
-        yield store
-        return
-    store = EmbeddingStore.create(path, backbone.spec.to_dict())
-    try:
-        yield store
-    except BaseException as error:
-        if not store.parts() or isinstance(error, ImagesError):
-            store.delete()
-        raise
+def _opened(path: Path, backbone: LazyBackbone, wait: bool) -> Iterator[EmbeddingStore]:
+    """Open the store or make it, and hold its lock; a store made in vain is taken away again."""
+    if not EmbeddingStore.exists_at(path):
+        check_folder(path)
+        backbone.get()  # takes seconds: not under the lock
+    with locked(path, wait=wait):
+        is_new = not EmbeddingStore.exists_at(path)
+        if is_new:
+            store = EmbeddingStore.create(path, backbone.spec.to_dict())
+        else:
+            store = EmbeddingStore(path)
+            backbone.expect(BackboneSpec.from_dict(store.spec, path))
+        try:
+            yield store
+        except BaseException as error:
+            if is_new and (not store.parts() or isinstance(error, _NothingReadableError)):
+                store.delete()
+            raise
+
+
+def _judge(errors: Mapping[str, str], n_images: int, on_error: str) -> None:
+    """Raise ImagesError if no image can be read, or if that was to end the run."""
+    image, error = next(iter(errors.items()))
+    if len(errors) == n_images:
+        raise _NothingReadableError(
+            f"None of the {n_images} images can be read; first: '{image}' ({error}). Check the "
+            "paths and the files."
+        )
+    if on_error == "fail":
+        raise ImagesError(
+            f"{len(errors)} of {n_images} images can't be used; first: '{image}' ({error}). Fix "
+            "them, or drop --on-error fail."
+        )
 
 
 def _check_all_present(references: Sequence[Reference]) -> None:
@@ -276,9 +298,9 @@ def _loader(store: EmbeddingStore, options: ExtractionOptions) -> ImageLoader:
     )
 
 
-def _errors_of(store: EmbeddingStore, references: Sequence[Reference]) -> list[str]:
-    """Return the errors of the images asked for, as the store has them now."""
+def _errors_of(store: EmbeddingStore, references: Sequence[Reference]) -> dict[str, str]:
+    """Return the error of each image asked for that has one, as the store has them now."""
     index = store.index()
     error_of = dict(zip(index["image"].to_pylist(), index["error"].to_pylist(), strict=True))
-    errors = (error_of[reference.image] for reference in references)
-    return [error for error in errors if error is not None]
+    errors = ((reference.image, error_of[reference.image]) for reference in references)
+    return {image: error for image, error in errors if error is not None}

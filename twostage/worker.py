@@ -97,13 +97,29 @@ class ShardWorker:
         for image in self._loader.load(shard.images, known=self._sizes):
             self._take(image, work)
         self._embed(work)
+        reused = self._reuse(work, shard)
         fine = [image for image in work.images if image.error is None]
-        hashes = [str(i.content_hash) for i in fine if i.content_hash not in work.computed]
-        embeddings = self._store.known(hashes) | work.computed
+        embeddings = reused | work.computed
         self._remember_sizes(fine)
         rows = _rows(work.images, embeddings, self._sizes, self._store.schema)
         self._store.write_part(shard.part, rows)
         return ShardRecord(len(work.computed), len(fine) - len(work.computed))
+
+    def _reuse(self, work: _Work, shard: Shard) -> dict[str, np.ndarray]:
+        """Take over the embeddings of known bytes; embed those whose row is gone meanwhile."""
+        known = {
+            position: str(image.content_hash)
+            for position, image in enumerate(work.images)
+            if image.error is None and image.content_hash not in work.computed
+        }
+        reused = self._store.known(list(known.values()))
+        lost = [position for position, content_hash in known.items() if content_hash not in reused]
+        again = self._loader.load([shard.images[position] for position in lost], known=())
+        for position, image in zip(lost, again, strict=True):
+            work.images[position] = replace(image, pixels=None)
+            self._queue(image, work)
+        self._embed(work)
+        return reused
 
     def _take(self, image: LoadedImage, work: _Work) -> None:
         if image.error is not None and self._fails_on_error:
@@ -111,10 +127,14 @@ class ShardWorker:
                 f"'{image.image}' can't be used ({image.error}). Fix the file, or drop "
                 "--on-error fail to keep such images as rows without an embedding."
             )
-        if image.pixels is not None and image.content_hash not in work.computed:
-            work.batch[str(image.content_hash)] = image.pixels
         work.images.append(replace(image, pixels=None))
         self._n_done += 1
+        self._queue(image, work)
+
+    def _queue(self, image: LoadedImage, work: _Work) -> None:
+        """Put an image of new bytes into the batch, and embed the batch when it is full."""
+        if image.pixels is not None and image.content_hash not in work.computed:
+            work.batch[str(image.content_hash)] = image.pixels
         if len(work.batch) == self._batch_size:
             self._embed(work)
 

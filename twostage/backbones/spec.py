@@ -183,14 +183,9 @@ class BackboneSpec:
 
         A weights file whose bytes are unknown is no conflict yet: only the built network tells.
         """
-        weights = settings.weights
-        if weights == "random":
-            weights = f"random:{settings.random_state or 0}"
-        elif settings.weights_file is not None:
-            weights = None
         asked = {
             "backbone": (settings.backbone, self.architecture),
-            "weights": (weights, self.weights),
+            "weights": (self._weights_asked_for(settings), self.weights),
             "layer": (settings.layer, self.layer),
             "pooling": (settings.pooling, self.pooling),
             "image_size": (settings.image_size, self.input_size_px),
@@ -216,6 +211,17 @@ class BackboneSpec:
             for name in mine
             if mine[name] != theirs[name] and name not in _PROVENANCE
         ]
+
+    def _weights_asked_for(self, settings: BackboneSettings) -> str | None:
+        """Return the provenance that settings ask for; None if they leave it open."""
+        if settings.weights_file is not None:
+            return None
+        name, _, seed = self.weights.partition(":")
+        if name == "random" and settings.weights in (None, "random"):
+            return f"random:{seed if settings.random_state is None else settings.random_state}"
+        if settings.weights == "random":
+            return f"random:{settings.random_state or 0}"
+        return settings.weights
 
     def _without(self, *names: str) -> dict[str, Any]:
         return {name: value for name, value in asdict(self).items() if name not in names}

@@ -10,14 +10,22 @@ import stat
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from twostage.errors import ImageError
 
-_BLACK = (0, 0, 0)
 _WITH_ALPHA = ("RGBA", "LA", "PA", "RGBa", "La")
 _ORIENTATION = 0x0112  # the EXIF tag
-_LYING = (5, 6, 7, 8)  # its values that swap width and height
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_LYING = tuple(_TURNS[orientation] for orientation in (5, 6, 7, 8))  # swap width and height
 
 
 def read_bytes(path: str | Path) -> tuple[bytes, os.stat_result]:
@@ -29,15 +37,12 @@ def read_bytes(path: str | Path) -> tuple[bytes, os.stat_result]:
         Of kind ``read``, if the bytes can't be had.
     """
     try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # to open a pipe would wait for ever
+            raise ImageError("read", "a folder or a device, not a file")
         with open(path, "rb") as file:
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise ImageError("read", "not a regular file")
-            return file.read(), status
+            return file.read(), os.fstat(file.fileno())
     except FileNotFoundError:
         raise ImageError("read", "no such file") from None
-    except IsADirectoryError:
-        raise ImageError("read", "a folder, not a file") from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise ImageError("read", reason.lower()) from None
@@ -76,16 +81,18 @@ def decode(data: bytes, size_px: int, resize: str = "crop") -> tuple[np.ndarray,
             scale = _scale(width, height, size_px, resize)
             # A JPEG decodes at 1/2, 1/4 or 1/8 for a fraction of the cost.
             image.draft(None, (math.ceil(width * scale[0]), math.ceil(height * scale[1])))
-            if image.getexif().get(_ORIENTATION, 1) in _LYING:
-                width, height = height, width
-            ImageOps.exif_transpose(image, in_place=True)
-            pixels = _to_square(_to_rgb(image), size_px, resize)
+            image.load()
+            turn = _TURNS.get(_orientation(image))
+            upright = image if turn is None else image.transpose(turn)
+            pixels = _to_square(_to_rgb(upright), size_px, resize)
     except Image.DecompressionBombError:
         raise ImageError("decode", "too many pixels (a decompression bomb?)") from None
     except UnidentifiedImageError:
         raise ImageError("decode", "not an image, or of an unknown format") from None
-    except (OSError, ValueError, SyntaxError, EOFError, IndexError, MemoryError) as error:
+    except Exception as error:  # decoders raise whatever they like on damaged files
         raise ImageError("decode", _first_line(error)) from None
+    if turn in _LYING:
+        width, height = height, width
     return np.asarray(pixels), width, height
 
 
@@ -97,9 +104,15 @@ def _scale(width: int, height: int, size_px: int, resize: str) -> tuple[float, f
     return size_px / side, size_px / side
 
 
+def _orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation; 1, upright, where the EXIF data is damaged."""
+    try:
+        return int(image.getexif().get(_ORIENTATION, 1))
+    except Exception:  # as with damaged pixels
+        return 1
+
+
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "RGB":
-        return image
     if image.mode.startswith("I") or image.mode == "F":
         return Image.fromarray(_to_8_bit(np.asarray(image))).convert("RGB")
     if image.mode in _WITH_ALPHA or "transparency" in image.info:
@@ -112,7 +125,8 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 def _to_8_bit(values: np.ndarray) -> np.ndarray:
     """Scale 16-bit grey to 8 bits; Pillow itself would clip everything above 255 to white."""
     if values.dtype.kind == "f":
-        scaled = np.nan_to_num(values) * (255 if values.max() <= 1 else 1)
+        values = np.nan_to_num(values)
+        scaled = values * (255 if values.max() <= 1 else 1)
     else:
         scaled = values // 257
     return np.asarray(np.clip(scaled, 0, 255), np.uint8)
@@ -121,12 +135,21 @@ def _to_8_bit(values: np.ndarray) -> np.ndarray:
 def _to_square(image: Image.Image, size_px: int, resize: str) -> Image.Image:
     size = (size_px, size_px)
     if resize == "pad":
-        return ImageOps.pad(image, size, Image.Resampling.BILINEAR, color=_BLACK)
+        return _pad(image, size_px)
     if resize == "squash":
         return image.resize(size, Image.Resampling.BILINEAR)
     side = min(image.size)
     left, top = (image.width - side) / 2, (image.height - side) / 2
     return image.resize(size, Image.Resampling.BILINEAR, box=(left, top, left + side, top + side))
+
+
+def _pad(image: Image.Image, size_px: int) -> Image.Image:
+    scale = size_px / max(image.size)
+    width, height = (max(1, round(side * scale)) for side in image.size)
+    square = Image.new("RGB", (size_px, size_px))
+    small = image.resize((width, height), Image.Resampling.BILINEAR)
+    square.paste(small, (round((size_px - width) / 2), round((size_px - height) / 2)))
+    return square
 
 
 def _first_line(error: BaseException) -> str:

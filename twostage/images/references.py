@@ -5,6 +5,7 @@ import posixpath
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import unquote_to_bytes
 
 from twostage.errors import ImagesError, UsageError, listed
 
@@ -99,12 +100,14 @@ def find_images(folder: Path, names: Iterable[str]) -> tuple[dict[str, Reference
 
 def reference_to(folder: Path, name: str) -> Reference:
     """Make the reference to one name below a folder, or to an absolute path."""
-    path = os.path.join(folder, name)
-    try:
-        stat = os.stat(path)
-    except (OSError, ValueError):
-        return Reference(_encode(name), path, None, None)
-    return Reference(_encode(name), path, stat.st_size, stat.st_mtime_ns)
+    # A store writes the bytes of a name that are no text as %E9; the file itself has the byte.
+    for path in (os.path.join(folder, name), os.path.join(folder, _decode(name))):
+        try:
+            stat = os.stat(path)
+        except (OSError, ValueError):
+            continue
+        return Reference(_encode(name), path, stat.st_size, stat.st_mtime_ns)
+    return Reference(_encode(name), os.path.join(folder, name), None, None)
 
 
 def canonical_name(name: str, folder: Path | None = None) -> str:
@@ -185,15 +188,31 @@ def _walk(folder: Path) -> Iterator[str]:
         if (stat.st_dev, stat.st_ino) in seen:
             continue
         seen.add((stat.st_dev, stat.st_ino))
-        with os.scandir(here) as entries:
+        with _listing(here) as entries:
             for entry in sorted(entries, key=lambda entry: entry.name):
                 if entry.name.startswith("."):
                     continue
                 name = f"{below}/{entry.name}" if below else entry.name
-                if entry.is_dir():
+                if _is_folder(entry):
                     pending.append(name)
                 elif entry.name.lower().endswith(EXTENSIONS):
                     yield name
+
+
+def _listing(folder: str) -> "os._ScandirIterator[str]":
+    try:
+        return os.scandir(folder)
+    except OSError as error:
+        raise ImagesError(
+            f"The folder '{folder}' can't be listed: {error.strerror}. Make it readable."
+        ) from error
+
+
+def _is_folder(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
 
 
 def _encode(name: str) -> str:
@@ -204,6 +223,10 @@ def _encode(name: str) -> str:
         pieces = (f"%{ord(c) - 0xDC00:02X}" if 0xDC80 <= ord(c) <= 0xDCFF else c for c in name)
         return "".join(pieces)
     return name
+
+
+def _decode(name: str) -> str:
+    return os.fsdecode(unquote_to_bytes(name)) if "%" in name else name
 
 
 def check_folder(folder: Path) -> None:

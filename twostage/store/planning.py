@@ -45,7 +45,7 @@ class Plan:
     Attributes
     ----------
     shards : list of Shard
-        Parts to rewrite first, then new ones.
+        New parts first, then those to rewrite.
     n_unchanged : int
         Images whose row can stay as it is.
     """
@@ -97,8 +97,9 @@ def make_plan(
             again.setdefault(row[0], []).append(listed)
         else:
             n_unchanged += 1
-    shards = [Shard(part, images) for part, images in sorted(again.items())]
-    return Plan([*shards, *_new_shards(fresh, n_parts)], n_unchanged)
+    # New parts first: a renamed image is found by its bytes as long as its old row stands.
+    shards = [*_new_shards(fresh, n_parts), *(Shard(*item) for item in sorted(again.items()))]
+    return Plan(shards, n_unchanged)
 
 
 def _must_look_again(

@@ -2,10 +2,8 @@
 
 import json
 import os
-import platform
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,17 +12,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from filelock import FileLock, Timeout
 
 from twostage.errors import StoreError
+from twostage.store.files import PART, RECORD, check_folder, is_ours, replace_file
+from twostage.store.locking import locked
 from twostage.store.schema import INDEX_COLUMNS, SPEC_KEY, embedding_matrix, part_schema
 
-RECORD = "_store.json"
 FORMAT_VERSION = 1
-_LOCK = "_lock"
-_HOLDER = "_run.json"
-_TEMPORARY = "_tmp-"
-_PART = re.compile(r"part-(\d+)\.parquet")
 _RECORDED_LIBRARIES = ("twostage", "keras", "numpy", "pillow", "pyarrow")
 
 
@@ -72,10 +66,7 @@ class EmbeddingStore:
             If the folder holds something else already, or can't be written.
         """
         folder = Path(path)
-        if folder.exists() and not folder.is_dir():
-            raise StoreError(f"'{path}' is a file. Give a folder for the store.")
-        if folder.exists() and any(not _is_ours(name) for name in os.listdir(folder)):
-            raise StoreError(f"'{path}' is a folder with other files in it. Give a new folder.")
+        check_folder(folder)
         record = {
             "format_version": FORMAT_VERSION,
             "spec": dict(spec),
@@ -84,7 +75,7 @@ class EmbeddingStore:
         }
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            _replace(folder / RECORD, json.dumps(record, indent=1).encode())
+            replace_file(folder / RECORD, json.dumps(record, indent=1).encode())
         except OSError as error:
             raise StoreError(f"Can't write the store '{path}': {error.strerror}.") from error
         return cls(folder)
@@ -95,7 +86,7 @@ class EmbeddingStore:
         return (Path(path) / RECORD).is_file()
 
     def __len__(self) -> int:
-        return sum(pq.read_metadata(self.path / name).num_rows for name in self.parts())
+        return sum(len(self.read_part(part, ["image"])) for part in self.parts())
 
     def __repr__(self) -> str:
         return f"EmbeddingStore({str(self.path)!r})"
@@ -107,11 +98,11 @@ class EmbeddingStore:
 
     def parts(self) -> list[str]:
         """Return the names of the committed parts, sorted."""
-        return sorted(name for name in os.listdir(self.path) if _PART.fullmatch(name))
+        return sorted(name for name in os.listdir(self.path) if PART.fullmatch(name))
 
     def next_number(self) -> int:
         """Return the number of the next new part."""
-        numbers = (_PART.fullmatch(name) for name in self.parts())
+        numbers = (PART.fullmatch(name) for name in self.parts())
         return max((int(match[1]) for match in numbers if match), default=-1) + 1
 
     def index(self) -> pa.Table:
@@ -170,14 +161,13 @@ class EmbeddingStore:
         float32 array of shape (n, dim)
             NaN where the store has no embedding for the name.
         """
-        return self._gather("image", images)
+        return self._gather("image", images)[0]
 
     def known(self, hashes: Sequence[str]) -> dict[str, np.ndarray]:
         """Return the embeddings of content hashes, those that the store has."""
         unique = list(dict.fromkeys(hashes))
-        matrix = self._gather("content_hash", unique)
-        has_row = ~np.isnan(matrix[:, 0]) if unique else []
-        return {unique[i]: matrix[i] for i in np.flatnonzero(has_row)}
+        matrix, is_found = self._gather("content_hash", unique)
+        return {unique[i]: matrix[i] for i in np.flatnonzero(is_found)}
 
     def write_part(self, part: str, rows: pa.Table) -> None:
         """Commit a part, whole or not at all.
@@ -201,59 +191,36 @@ class EmbeddingStore:
         sink = pa.BufferOutputStream()
         pq.write_table(rows.cast(self.schema), sink, compression="zstd", use_dictionary=["error"])
         try:
-            _replace(self.path / part, sink.getvalue())
+            replace_file(self.path / part, sink.getvalue())
         except OSError as error:
             raise StoreError(
                 f"Can't write '{self.path / part}': {error.strerror}. The store holds all parts "
                 "written before; run the same command again to continue."
             ) from error
 
-    @contextmanager
-    def lock(self, *, wait: bool = False) -> Iterator[None]:
-        """Hold the store for one run that writes.
-
-        Parameters
-        ----------
-        wait : bool
-            Whether to wait for another run to end, instead of refusing.
-
-        Raises
-        ------
-        StoreError
-            If another run holds the store; the message names it.
-        """
-        lock = FileLock(self.path / _LOCK, timeout=-1 if wait else 0)
-        try:
-            lock.acquire()
-        except Timeout:
-            raise StoreError(
-                f"Store '{self.path}' is being written by {self._holder()}. Wait for it to end, "
-                "or stop it: what it has committed stays."
-            ) from None
-        except OSError as error:
-            raise StoreError(f"Can't write the store '{self.path}': {error.strerror}.") from error
-        holder = {"pid": os.getpid(), "host": platform.node()}
-        try:
-            _remove_leftovers(self.path)
-            _replace(self.path / _HOLDER, json.dumps(holder).encode())
-            yield
-        finally:
-            (self.path / _HOLDER).unlink(missing_ok=True)
-            lock.release()
+    def lock(self, *, wait: bool = False) -> AbstractContextManager[None]:
+        """Hold the store for one run that writes; see `twostage.store.locking.locked`."""
+        return locked(self.path, wait=wait)
 
     def delete(self) -> None:
         """Delete the store: its own files, and the folder if nothing else is in it."""
-        for name in filter(_is_ours, os.listdir(self.path)):
+        for name in filter(is_ours, os.listdir(self.path)):
             (self.path / name).unlink()
         if not os.listdir(self.path):
             self.path.rmdir()
 
-    def _gather(self, column: str, wanted: Sequence[str]) -> np.ndarray:
-        """Collect the embeddings of the rows whose ``column`` holds the wanted values."""
+    def _gather(self, column: str, wanted: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Collect the embeddings of the rows whose ``column`` holds the wanted values.
+
+        Returns
+        -------
+        matrix : float32 array of shape (n, dim)
+            NaN where there is none.
+        is_found : bool array of shape (n,)
+        """
         names = pa.array(wanted, pa.string())
         matrix = np.full((len(wanted), self.dim), np.nan, np.float32)
-        if not wanted:
-            return matrix
+        is_found = np.zeros(len(wanted), dtype=bool)
         for part in self.parts():
             keys = self.read_part(part, [column, "error"])
             is_fine = pc.is_null(keys["error"])
@@ -266,18 +233,12 @@ class EmbeddingStore:
                 embeddings = self.read_part(part, ["embedding"])["embedding"]
                 taken = embeddings.take(pa.array(rows[found].astype(np.int64)))
                 matrix[found] = embedding_matrix(taken, self.dim)
-        return matrix
+                is_found[found] = True
+        return matrix, is_found
 
     def _index_of(self, part: str) -> pa.Table:
         rows = self.read_part(part, INDEX_COLUMNS).replace_schema_metadata(None)
         return rows.append_column("part", pa.array([part] * len(rows), pa.string()))
-
-    def _holder(self) -> str:
-        try:
-            holder = json.loads((self.path / _HOLDER).read_text())
-            return f"process {holder['pid']} on {holder['host']}"
-        except (OSError, ValueError, KeyError):
-            return "another run"
 
     def _read_record(self) -> dict[str, Any]:
         if not self.path.exists():
@@ -296,37 +257,3 @@ class EmbeddingStore:
                 f"{FORMAT_VERSION}. Use the twostage that wrote it, or extract again."
             )
         return dict(record)
-
-
-def _is_ours(name: str) -> bool:
-    return name in (RECORD, _LOCK, _HOLDER) or bool(_PART.fullmatch(name.removeprefix(_TEMPORARY)))
-
-
-def _replace(path: Path, data: Any) -> None:
-    """Write a file whole or not at all, and durably."""
-    temporary = path.with_name(_TEMPORARY + path.name)
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    if os.name != "posix":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _remove_leftovers(folder: Path) -> None:
-    for leftover in folder.glob(_TEMPORARY + "*"):
-        leftover.unlink(missing_ok=True)
