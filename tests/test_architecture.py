@@ -19,10 +19,9 @@ FLOORS = [
     ["splits", "metrics", "targets"],
     ["images", "backbones", "store", "table", "heads", "executors"],
     ["joins", "worker"],
-    ["extraction"],
-    ["cache"],
-    ["sources", "fitting"],
-    ["model"],
+    ["extraction", "fitted"],
+    ["cache", "fitting", "model"],
+    ["sources"],
     ["estimator"],
     ["cli"],
 ]

@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -162,6 +164,17 @@ def test_extract_reports_as_json(
     again = json.loads(run("extract", lesions, "-o", tmp_path / "S", "--json").stdout)
     assert again["n_computed"] == 0
     assert fake_backbone.n_embedded == 60
+
+
+def test_an_extract_with_nothing_to_do_imports_no_keras(store: Path, lesions: Path) -> None:
+    probe = (
+        "import sys; from twostage.cli.main import main\n"
+        f"main(['extract', {str(lesions)!r}, '-o', {str(store)!r}], standalone_mode=False)\n"
+        "assert not {'keras', 'tensorflow'} & set(sys.modules)"
+    )
+    run = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    assert "60 unchanged" in run.stdout or "60 taken from" in run.stdout
 
 
 def test_unreadable_images_are_counted_and_exit_3(

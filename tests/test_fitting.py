@@ -8,7 +8,8 @@ import pytest
 
 from twostage import fitting
 from twostage.errors import DataError, UsageError
-from twostage.fitting import FitSettings, check_table, fit_and_score, fit_model, split_groups
+from twostage.fitted import FitSettings
+from twostage.fitting import check_table, fit_and_score, fit_model, split_groups
 from twostage.joins import ImageBlock
 from twostage.table.roles import RoleOverrides
 from twostage.targets import prepare_target

@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 
 from twostage.errors import ModelError, UsageError
-from twostage.fitting import FitSettings, FittedModel, fit_and_score
+from twostage.fitted import FitSettings, FittedModel
+from twostage.fitting import fit_and_score
 from twostage.joins import ImageBlock
 from twostage.model import read_model, write_model
 from twostage.targets import prepare_target

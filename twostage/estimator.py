@@ -22,7 +22,8 @@ from twostage.backbones.spec import BackboneSettings, BackboneSpec
 from twostage.cache import embed_through_cache
 from twostage.errors import DataError, ImagesError
 from twostage.extraction import ExtractionOptions
-from twostage.fitting import FitSettings, FittedModel, fit_model
+from twostage.fitted import FitSettings, FittedModel
+from twostage.fitting import fit_model
 from twostage.joins import ImageBlock
 from twostage.model import read_model, write_model
 from twostage.sources import blocks_from_files
@@ -397,7 +398,7 @@ device, cache_dir
     ----------
     classes_ : array of shape (n_classes,)
         Class labels, sorted.
-    model_ : twostage.fitting.FittedModel
+    model_ : twostage.fitted.FittedModel
         Encoders, head, columns and their roles.
     n_features_in_ : int
         Number of columns.

@@ -1,14 +1,15 @@
 """Stage two: features and a head. The one path under the command line and the estimators."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from twostage.errors import DataError, UsageError, listed
+from twostage.errors import DataError, listed
 from twostage.fingerprint import hash_json
+from twostage.fitted import FitSettings, FittedModel, Holdout, side_by_side
 from twostage.heads import make_head
 from twostage.images.references import EXTENSIONS
 from twostage.joins import ImageBlock
@@ -16,179 +17,8 @@ from twostage.metrics import Score, score_classification, score_regression
 from twostage.splits import holdout, link_groups
 from twostage.table.encoding import TableEncoder, numbers_in
 from twostage.table.files import require_column
-from twostage.table.roles import IGNORED, NUMERIC, Column, RoleOverrides, infer_roles
-from twostage.targets import TASKS, Target
-
-FEATURES = ("both", "images", "table")
-
-
-@dataclass(frozen=True)
-class FitSettings:
-    """How stage two is fitted.
-
-    Attributes
-    ----------
-    target : str
-        The column to predict.
-    head : str
-        Name of the learner.
-    task : {"auto", "classification", "regression"}
-        What the target is; "auto" tells it from the values.
-    features : {"both", "images", "table"}
-        What the head may see.
-    image_columns : tuple of str
-        Columns that name images.
-    group : str or None
-        Column whose equal values must not be separated by a split.
-    log_target : bool
-        Whether to learn the logarithm of a positive target; predictions are in its own unit.
-    roles : RoleOverrides
-        Roles of table columns that the user decides.
-    random_state : int
-        Of everything random.
-    n_jobs : int or None
-        Threads of the head; as many as there are cores if None.
-    """
-
-    target: str
-    head: str = "lightgbm"
-    task: str = "auto"
-    features: str = "both"
-    image_columns: tuple[str, ...] = ()
-    group: str | None = None
-    log_target: bool = False
-    roles: RoleOverrides = field(default_factory=RoleOverrides)
-    random_state: int = 0
-    n_jobs: int | None = None
-
-    def __post_init__(self) -> None:
-        for name, value, choices in (
-            ("task", self.task, TASKS),
-            ("features", self.features, FEATURES),
-        ):
-            if value not in choices:
-                raise UsageError(f"{name} must be one of {', '.join(choices)}; found {value!r}.")
-
-    def reserved(self) -> dict[str, str]:
-        """Return the columns that never become features, and what they are."""
-        group = {self.group: "group"} if self.group else {}
-        return group | dict.fromkeys(self.image_columns, "image") | {self.target: "target"}
-
-
-@dataclass(frozen=True)
-class Holdout:
-    """The score on rows that nothing of the scored model saw.
-
-    Attributes
-    ----------
-    n_rows, n_groups : int
-        Held out; a group is what the split kept together.
-    n_training_rows : int
-        What the scored model was trained on.
-    scores : dict of str to Score
-        By metric, the main one first.
-    """
-
-    n_rows: int
-    n_groups: int
-    n_training_rows: int
-    scores: dict[str, Score]
-
-
-@dataclass(frozen=True)
-class FittedModel:
-    """A fitted second stage: what it takes to turn rows and embeddings into predictions.
-
-    Attributes
-    ----------
-    settings : FitSettings
-        With the task decided.
-    classes : array of shape (n_classes,) or None
-        Class labels, for classification.
-    columns : list of Column
-        The table's columns and their roles.
-    encoder : TableEncoder
-        Of the table's columns.
-    head : object
-        The learner.
-    dims : dict of str to int
-        Length of the embedding of each image column it uses.
-    n_rows : int
-        Rows it was trained on.
-    trained_on : DataFrame
-        ``content_hash`` (list), ``group`` and ``row_digest`` of each of those.
-    backbone : dict or None
-        The spec of the backbone that made the embeddings.
-    holdout : Holdout or None
-        A score of the same recipe on held-out rows.
-    """
-
-    settings: FitSettings
-    classes: np.ndarray | None
-    columns: list[Column]
-    encoder: TableEncoder
-    head: Any
-    dims: dict[str, int]
-    n_rows: int
-    trained_on: pd.DataFrame
-    backbone: dict[str, Any] | None = None
-    holdout: Holdout | None = None
-
-    @property
-    def is_classification(self) -> bool:
-        """Whether it predicts classes."""
-        return self.classes is not None
-
-    @property
-    def table_columns(self) -> list[str]:
-        """The table columns it needs."""
-        return [column.name for column in self.columns if column.role != IGNORED]
-
-    def predict_proba(self, frame: pd.DataFrame, blocks: Mapping[str, ImageBlock]) -> np.ndarray:
-        """Return class probabilities of shape (n_rows, n_classes), in the order of ``classes``."""
-        return np.asarray(self.head.predict_proba(self._features(frame, blocks)), np.float64)
-
-    def predict(self, frame: pd.DataFrame, blocks: Mapping[str, ImageBlock]) -> np.ndarray:
-        """Return class labels, or values in the target's unit, of shape (n_rows,)."""
-        if self.classes is not None:
-            return np.asarray(self.classes[self.predict_proba(frame, blocks).argmax(axis=1)])
-        values = np.asarray(self.head.predict(self._features(frame, blocks)), np.float64)
-        return np.exp(values) if self.settings.log_target else values
-
-    def prediction_table(
-        self, frame: pd.DataFrame, blocks: Mapping[str, ImageBlock]
-    ) -> pd.DataFrame:
-        """Return one row per row of ``frame``, in order.
-
-        Returns
-        -------
-        DataFrame
-            The image columns and the group as given, ``prediction``, ``proba_<class>`` for each
-            class, ``n_images``, ``error``.
-        """
-        named = {*self.settings.image_columns, self.settings.group}
-        given = [name for name in frame.columns if name in named]
-        table: dict[str, Any] = {name: frame[name].to_numpy() for name in given}
-        if self.classes is None:
-            table["prediction"] = self.predict(frame, blocks)
-        else:
-            proba = self.predict_proba(frame, blocks)
-            table["prediction"] = self.classes[proba.argmax(axis=1)]
-            table |= {f"proba_{label}": proba[:, k] for k, label in enumerate(self.classes)}
-        used = list(blocks.values())
-        table["n_images"] = sum((b.n_images for b in used), np.zeros(len(frame), np.int64))
-        errors = zip(*(block.errors for block in used), strict=True)
-        table["error"] = [_joined(row) for row in errors] or None
-        return pd.DataFrame(table)
-
-    def _features(self, frame: pd.DataFrame, blocks: Mapping[str, ImageBlock]) -> np.ndarray:
-        missing = [name for name in self.table_columns if name not in frame.columns]
-        if missing:
-            raise DataError(
-                f"The table lacks {listed(missing)}, which the model was trained with. Add "
-                f"{'it' if len(missing) == 1 else 'them'}."
-            )
-        return _side_by_side(self.encoder.transform(frame), [blocks[name] for name in self.dims])
+from twostage.table.roles import IGNORED, NUMERIC, Column, infer_roles
+from twostage.targets import Target
 
 
 def check_table(frame: pd.DataFrame, settings: FitSettings) -> None:
@@ -288,7 +118,7 @@ def fit_model(
         random_state=settings.random_state,
         n_jobs=settings.n_jobs,
     )
-    head.fit(_side_by_side(encoded, list(used.values())), y, groups)
+    head.fit(side_by_side(encoded, list(used.values())), y, groups)
     return FittedModel(
         settings=replace(settings, task=target.task),
         classes=target.classes,
@@ -375,10 +205,6 @@ def _take(blocks: Mapping[str, ImageBlock], rows: np.ndarray) -> dict[str, Image
     return {name: block.take(rows) for name, block in blocks.items()}
 
 
-def _side_by_side(encoded: np.ndarray, blocks: Sequence[ImageBlock]) -> np.ndarray:
-    return np.hstack([encoded, *(block.matrix for block in blocks)])
-
-
 def _nothing_left_message(columns: Sequence[Column]) -> str:
     why = "; ".join(f"'{column.name}': {column.reason}" for column in columns)
     return (
@@ -410,8 +236,3 @@ def _content_hashes(blocks: Mapping[str, ImageBlock]) -> list[list[str]]:
     """Return the content hashes of all images of each row; [] if there are no blocks."""
     per_column = [block.content_hashes for block in blocks.values()]
     return [sorted({h for hashes in row for h in hashes}) for row in zip(*per_column, strict=True)]
-
-
-def _joined(errors: Sequence[str | None]) -> str | None:
-    present = [error for error in errors if error is not None]
-    return "; ".join(present) or None

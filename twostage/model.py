@@ -15,7 +15,7 @@ import skops.io
 
 from twostage.errors import ModelError, UsageError
 from twostage.fingerprint import hash_file
-from twostage.fitting import FitSettings, FittedModel, Holdout
+from twostage.fitted import FitSettings, FittedModel, Holdout
 from twostage.heads import head_class
 from twostage.metrics import Score
 from twostage.table.encoding import LEAF_TYPES, TRUSTED_TYPES, TableEncoder

@@ -70,7 +70,7 @@ def extract(
         summary = run(images, store, names=names, progress=progress, **options)
     if as_json:
         print_json(asdict(summary))
-    elif not quiet:
+    else:
         print_result(describe(summary))
     if summary.n_errors:
         ctx.exit(UNREADABLE)

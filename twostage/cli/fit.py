@@ -21,7 +21,7 @@ from twostage.errors import UsageError
 if TYPE_CHECKING:
     import pandas as pd
 
-    from twostage.fitting import FitSettings, FittedModel
+    from twostage.fitted import FitSettings, FittedModel
     from twostage.joins import ImageBlock
 
 
@@ -202,7 +202,7 @@ def listed_images(store: str | None, images: str | None) -> list[str]:
 
 
 def _settings(options: dict[str, Any], target_from_folder: bool) -> "FitSettings":
-    from twostage.fitting import FitSettings
+    from twostage.fitted import FitSettings
     from twostage.table.files import FOLDER_COLUMN, IMAGE_COLUMN
     from twostage.table.roles import RoleOverrides
 

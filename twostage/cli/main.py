@@ -22,6 +22,9 @@ INTERRUPTED = 130
 class _Group(click.Group):
     """A group that turns twostage's errors into one line and an exit code."""
 
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)  # in the order of the work
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
             with results_apart():

@@ -76,4 +76,6 @@ random_state_option = click.option(
 json_option = click.option(
     "--json", "as_json", is_flag=True, help="Print the summary as one JSON object."
 )
-quiet_option = click.option("--quiet", is_flag=True, help="Say nothing but the result.")
+quiet_option = click.option(
+    "--quiet", is_flag=True, help="No progress and no notes, only the result."
+)

@@ -12,7 +12,7 @@ from twostage.errors import StoreError, UsageError, listed
 if TYPE_CHECKING:
     import pandas as pd
 
-    from twostage.fitting import FittedModel
+    from twostage.fitted import FittedModel
     from twostage.joins import ImageBlock
 
 
@@ -61,8 +61,9 @@ def predict(
     n_errors = int(predictions["error"].notna().sum())
     if as_json:
         print_json({"output": output, "n_rows": len(predictions), "n_errors": n_errors})
-    elif not quiet:
+    else:
         print_result(f"{output}: {plural(len(predictions), 'prediction')}.")
+    if not quiet:
         _tell_unused(fitted, frame)
     if n_errors:
         first = predictions["error"].dropna().iloc[0]
