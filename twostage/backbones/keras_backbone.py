@@ -111,7 +111,7 @@ def load_backbone(settings: BackboneSettings, device: str | None = None) -> Kera
     spec = BackboneSpec(
         architecture=architecture.name,
         weights=_provenance(settings),
-        weights_digest=hash_weights((w.path, np.asarray(w)) for w in trunk.weights),
+        weights_digest=hash_weights(_arrays(trunk)),
         weights_file_hash=hash_file(settings.weights_file) if settings.weights_file else None,
         layer=str(settings.layer),
         pooling=settings.pooling,
@@ -217,13 +217,19 @@ def _load_file(network: Any, file: str) -> None:
     ValueError
         If it lacks some: Keras only warns where a part of the file is missing.
     """
-    drawn = {w.path: np.asarray(w) for w in network.weights if len(w.shape) > 1}
+    drawn = dict(_arrays(network))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         network.load_weights(file)
-    for weight in network.weights:
-        if weight.path in drawn and np.array_equal(drawn[weight.path], np.asarray(weight)):
-            raise ValueError(f"it has no weights for '{weight.path}'")
+    for path, array in _arrays(network):
+        # Vectors may stay what they were: batch norm starts with ones and zeros.
+        if array.ndim > 1 and np.array_equal(drawn[path], array):
+            raise ValueError(f"it has no weights for '{path}'")
+
+
+def _arrays(network: Any) -> list[tuple[str, np.ndarray]]:
+    """Return path and value of each variable, in their order."""
+    return [(w.path, keras.ops.convert_to_numpy(w)) for w in network.weights]
 
 
 def _with_imagenet_rescaling(network: Any) -> Any:
