@@ -167,14 +167,15 @@ def _first_error(
 def _mean_by_row(
     embeddings: np.ndarray, rows: Sequence[int], keys: Sequence[int], n_rows: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Average the embeddings of each row; NaN where it has none."""
+    """Average the embeddings of each row, whose numbers ascend; NaN where it has none."""
     row_numbers, key_numbers = np.array(rows, np.int64), np.array(keys, np.int64)
     n_images = np.bincount(row_numbers, minlength=n_rows)
     matrix = np.full((n_rows, embeddings.shape[1]), np.nan, np.float32)
-    is_single = n_images[row_numbers] == 1
-    matrix[row_numbers[is_single]] = embeddings[key_numbers[is_single]]
-    for row in np.flatnonzero(n_images > 1):
-        matrix[row] = embeddings[key_numbers[row_numbers == row]].mean(axis=0)
+    if len(row_numbers):
+        starts = np.flatnonzero(np.diff(row_numbers, prepend=-1))
+        sums = np.add.reduceat(embeddings[key_numbers], starts, axis=0)
+        present = row_numbers[starts]
+        matrix[present] = sums / n_images[present, None]
     return matrix, n_images
 
 
