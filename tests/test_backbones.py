@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 
-from twostage.backbones import devices
+from twostage.backbones import devices, keras_backbone
 from twostage.backbones.catalogue import CATALOGUE, Architecture, find_architecture
 from twostage.backbones.keras_backbone import KerasBackbone, load_backbone
 from twostage.backbones.spec import BackboneSettings
@@ -79,6 +79,10 @@ def preprocess_input(row: Architecture, batch: np.ndarray) -> np.ndarray:
     return module.preprocess_input(batch.astype(np.float32))
 
 
+def forget() -> None:
+    keras_backbone._load.cache_clear()
+
+
 def assert_close(ours: np.ndarray, theirs: np.ndarray) -> None:
     difference = np.linalg.norm(ours - theirs, axis=1)
     assert (difference <= 1e-5 * np.linalg.norm(theirs, axis=1)).all()
@@ -106,7 +110,7 @@ def test_embedding_is_what_enters_keras_own_classifier(
     assert backbone.spec.dim == row.dim
     np.testing.assert_array_equal(batch, before)
     assert_close(ours, theirs)
-    load_backbone.cache_clear()
+    forget()
 
 
 def test_a_file_by_name_and_by_path_gives_equal_embeddings(
@@ -117,7 +121,7 @@ def test_a_file_by_name_and_by_path_gives_equal_embeddings(
     settle(network).save_weights(file)
     monkeypatch.setattr("keras.src.utils.file_utils.get_file", lambda *args, **kwargs: str(file))
     by_name = load_backbone(BackboneSettings("efficientnet_b0", weights="imagenet"))
-    load_backbone.cache_clear()
+    forget()
     by_path = load_backbone(BackboneSettings("efficientnet_b0", weights=str(file)))
     batch = pixels(224)
     np.testing.assert_array_equal(by_name.embed(batch, 2), by_path.embed(batch, 2))
@@ -188,7 +192,7 @@ def small() -> KerasBackbone:
 
 def test_random_weights_follow_the_seed(small: KerasBackbone) -> None:
     settings = {"backbone": "mobilenet_v2_035", "weights": "random", "image_size": 96}
-    load_backbone.cache_clear()
+    forget()
     again = load_backbone(BackboneSettings(**settings, random_state=0))
     other = load_backbone(BackboneSettings(**settings, random_state=1))
     assert again.spec == small.spec
@@ -272,3 +276,45 @@ def test_no_gpu_is_no_reason_for_words(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "GPU" not in devices.choose_device("auto").description
     with pytest.raises(BackboneError, match="no NVIDIA GPU"):
         devices.choose_device("gpu")
+
+
+def test_max_pooling_is_the_same_from_a_file_with_top(files: dict[str, Path]) -> None:
+    with_top, without, average = (
+        load_backbone(BackboneSettings("mobilenet_v2_035", weights=str(files[name]), pooling=how))
+        for name, how in (("top", "max"), ("no_top", "max"), ("top", "avg"))
+    )
+    batch = pixels(224)
+    np.testing.assert_array_equal(with_top.embed(batch, 2), without.embed(batch, 2))
+    assert with_top.spec.identity == without.spec.identity != average.spec.identity
+    assert not np.allclose(with_top.embed(batch, 2), average.embed(batch, 2))
+
+
+def test_average_pooling_is_one_identity_said_or_not(files: dict[str, Path]) -> None:
+    said, unsaid = (
+        load_backbone(BackboneSettings("mobilenet_v2_035", weights=str(files["top"]), pooling=how))
+        for how in ("avg", None)
+    )
+    assert said is unsaid
+
+
+def test_a_vector_is_not_pooled() -> None:
+    settings = BackboneSettings(
+        "efficientnet_b0", weights="random", image_size=64, layer="avg_pool", pooling="max"
+    )
+    with pytest.raises(UsageError, match=r"Layer 'avg_pool' .* can't be pooled"):
+        load_backbone(settings)
+
+
+def test_a_weights_file_that_changed_is_loaded_again(
+    files: dict[str, Path], tmp_path: Path
+) -> None:
+    file = tmp_path / "w.weights.h5"
+    file.write_bytes(files["no_top"].read_bytes())
+    settings = BackboneSettings("mobilenet_v2_035", weights=str(file))
+    first = load_backbone(settings)
+    settle(
+        keras.applications.MobileNetV2(
+            weights=None, alpha=0.35, include_top=False, input_shape=(224, 224, 3)
+        )
+    ).save_weights(file)
+    assert load_backbone(settings).spec.weights_digest != first.spec.weights_digest

@@ -188,7 +188,8 @@ def test_unreadable_images_are_counted_and_exit_3(
     assert "2 images could not be used: " in result.stdout
     assert "1 read: no such file" in result.stdout
     fitted = run(*fit_arguments(lesions, tmp_path / "S", tmp_path / "M"))
-    assert "No usable image: 2 rows" in fitted.stdout
+    assert fitted.exit_code == 3
+    assert "2 rows with an unusable image" in fitted.stderr
     predicted = run(
         "predict", tmp_path / "M", *arguments[:2], "--images", lesions, "-o", tmp_path / "P.csv"
     )

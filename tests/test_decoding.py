@@ -194,7 +194,7 @@ def test_a_transparent_palette_entry_is_white_and_the_others_stay():
 
 
 @pytest.mark.parametrize(("value", "grey"), [(0, 0), (0x0101, 1), (0x8080, 128), (0xFFFF, 255)])
-@pytest.mark.parametrize("kind", ["PNG", "TIFF", "PPM"])
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
 def test_16_bit_grey_is_scaled_not_clipped(value, grey, kind):
     image = Image.fromarray(np.full((20, 40), value, np.uint16))
     assert only_colour(decode(encoded(image, kind), 32)[0]) == (grey,) * 3
@@ -326,3 +326,9 @@ def test_a_pipe_is_a_read_error_and_does_not_block(tmp_path):
     os.mkfifo(tmp_path / "x.jpg")
     with pytest.raises(ImageError, match="read: a folder or a device"):
         read_bytes(tmp_path / "x.jpg")
+
+
+@pytest.mark.parametrize("kind", ["EPS", "PCX", "PPM", "ICO"])
+def test_formats_that_are_not_listed_are_not_opened(kind):
+    with pytest.raises(ImageError, match="unknown format"):
+        decode(encoded(plain((1, 2, 3), size=(64, 64)), kind), 32)

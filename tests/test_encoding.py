@@ -5,8 +5,15 @@ import pandas as pd
 import pytest
 
 from twostage.errors import DataError
-from twostage.table.encoding import MAX_ONE_HOT, TableEncoder, numbers_in
-from twostage.table.roles import CATEGORICAL, IGNORED, NUMERIC, Column
+from twostage.table.encoding import TableEncoder, numbers_in
+from twostage.table.roles import (
+    CATEGORICAL,
+    HIGH_CARDINALITY,
+    IGNORED,
+    MAX_ONE_HOT,
+    NUMERIC,
+    Column,
+)
 
 N = 200
 
@@ -19,6 +26,8 @@ def _fit(values, role, y=None, *, is_classification=True, dtype=None):
     """Fit on one column, ``a``; its encoder and the features of its own rows."""
     frame = pd.DataFrame({"a": pd.Series(values, dtype=dtype)})
     y = np.arange(len(frame)) % 2 if y is None else y
+    if role == CATEGORICAL and frame["a"].nunique() > MAX_ONE_HOT:
+        role = HIGH_CARDINALITY
     return TableEncoder.fit_transform(
         frame, [_column("a", role)], y, is_classification=is_classification, random_state=0
     )
@@ -201,6 +210,19 @@ def test_columns_are_taken_by_name_in_any_order():
     )
     turned = frame[["b", "a"]].assign(extra="w")
     np.testing.assert_array_equal(encoder.transform(turned), features)
+
+
+def test_a_training_row_does_not_see_the_target_of_its_group():
+    rng = np.random.default_rng(0)
+    groups = np.repeat(np.arange(60), 5)
+    y = rng.integers(0, 2, 60)[groups]
+    frame = pd.DataFrame({"clinic": groups.astype(str)})
+    column = Column("clinic", HIGH_CARDINALITY, "str")
+    options = {"is_classification": True, "random_state": 0}
+    _, by_row = TableEncoder.fit_transform(frame, [column], y, **options)
+    _, by_group = TableEncoder.fit_transform(frame, [column], y, **options, groups=groups)
+    assert np.corrcoef(by_row[:, 0], y)[0, 1] > 0.9
+    assert abs(np.corrcoef(by_group[:, 0], y)[0, 1]) < 0.5
 
 
 def test_dates_are_no_numbers():

@@ -6,6 +6,7 @@ from pathlib import Path
 import joblib
 import numpy as np
 import pandas as pd
+import polars as pl
 import pytest
 from conftest import FakeBuilder
 from sklearn.base import clone
@@ -188,3 +189,69 @@ def test_equal_groups_reach_the_head(houses: pd.DataFrame, monkeypatch: pytest.M
     X = pd.DataFrame({"area": np.linspace(0, 1, 120)})
     TwoStageRegressor().fit(X, X["area"], groups=np.repeat(np.arange(60), 2))
     assert seen["groups"].tolist() == np.repeat(np.arange(60), 2).tolist()
+
+
+def test_a_polars_table_is_a_table(houses: pd.DataFrame, fake_backbone: FakeBuilder) -> None:
+    X = houses[["photo", "area"]]
+    from_pandas = TwoStageRegressor("photo").fit(X, houses["price"])
+    from_polars = TwoStageRegressor("photo").fit(pl.from_pandas(X), houses["price"].to_numpy())
+    np.testing.assert_array_equal(from_polars.predict(pl.from_pandas(X)), from_pandas.predict(X))
+
+
+def test_columns_may_be_named_by_an_index_or_one_string(
+    houses: pd.DataFrame, fake_backbone: FakeBuilder
+) -> None:
+    X = houses[["photo", "area"]].assign(leak=houses["price"] * 1.5)
+    model = TwoStageRegressor(X.columns[:1], ignore="leak").fit(X, houses["price"])
+    assert model.model_.table_columns == ["area"]
+    assert list(model.model_.dims) == ["photo"]
+
+
+def test_a_role_for_a_column_that_is_not_there_is_refused(houses: pd.DataFrame) -> None:
+    with pytest.raises(ValueError, match=r"no column 'aera' .* Did you mean 'area'"):
+        TwoStageRegressor(ignore=["aera"]).fit(houses[["area"]], houses["price"])
+
+
+def test_two_columns_of_one_name_are_refused(houses: pd.DataFrame) -> None:
+    with pytest.raises(ValueError, match="two columns 'area'"):
+        TwoStageRegressor().fit(houses[["area", "area"]], houses["price"])
+
+
+def test_a_series_gives_its_name_to_the_features(
+    houses: pd.DataFrame, fake_backbone: FakeBuilder
+) -> None:
+    embedder = ImageEmbedder().fit(houses["photo"])
+    assert embedder.get_feature_names_out()[2] == "photo_emb_0002"
+
+
+@pytest.mark.parametrize("parameter", [{"on_error": "rais"}, {"device": "gpuu"}])
+def test_choices_that_do_not_exist_are_refused(
+    houses: pd.DataFrame, fake_backbone: FakeBuilder, parameter: dict
+) -> None:
+    with pytest.raises(ValueError, match="must be one of"):
+        ImageEmbedder(**parameter).fit(houses[["photo"]])
+
+
+def test_what_is_left_out_or_unusable_is_a_warning(
+    houses: pd.DataFrame, fake_backbone: FakeBuilder
+) -> None:
+    X = houses[["photo", "area"]].assign(record=range(40))
+    X.loc[3, "photo"] = "lost.png"
+    with pytest.warns(UserWarning) as caught:
+        TwoStageRegressor("photo").fit(X, houses["price"])
+    said = [str(warning.message) for warning in caught]
+    assert any("1 rows have an unusable image" in text and "lost.png" in text for text in said)
+    assert any("'record' is left out: all values differ, like an id" in text for text in said)
+
+
+def test_the_table_alone_embeds_nothing(houses: pd.DataFrame, fake_backbone: FakeBuilder) -> None:
+    X = houses[["photo", "area"]]
+    TwoStageRegressor("photo", features="table").fit(X, houses["price"]).predict(X)
+    assert fake_backbone.n_embedded == 0
+
+
+def test_rows_without_a_group_stand_for_themselves() -> None:
+    X = pd.DataFrame({"area": np.linspace(0, 1, 120)})
+    groups = pd.Series(["a", None, "b", np.nan] * 30)
+    model = TwoStageRegressor().fit(X, X["area"] * 2, groups=groups)
+    assert model.predict(X[:1]).shape == (1,)

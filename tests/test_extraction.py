@@ -11,6 +11,7 @@ from twostage.backbones.lazy import LazyBackbone
 from twostage.backbones.spec import BackboneSettings
 from twostage.errors import ImagesError, StoreError, UsageError
 from twostage.extraction import ExtractionOptions, embed_files, extract
+from twostage.images.references import file_reference
 from twostage.store.store import EmbeddingStore
 
 OLD = 1_600_000_000
@@ -387,7 +388,8 @@ def test_a_damaged_part_can_be_deleted_and_only_its_images_are_computed(shards_o
     [
         ({"batch_size": 0}, "batch_size must be at least 1; found 0"),
         ({"workers": 0}, "workers must be at least 1; found 0"),
-        ({"on_error": "ignore"}, "on_error must be 'null' or 'fail'; found 'ignore'"),
+        ({"on_error": "ignore"}, "on_error must be one of null, fail; found 'ignore'"),
+        ({"device": "gpuu"}, "device must be one of auto, cpu, gpu; found 'gpuu'"),
     ],
 )
 def test_options_without_sense_are_refused(run, options, message):
@@ -398,13 +400,14 @@ def test_options_without_sense_are_refused(run, options, message):
 def test_embed_files_keeps_one_store_per_backbone_and_errors_as_rows(
     photos, tmp_path, fake_backbone
 ):
-    paths = [str(photos / name) for name in ("cats/1.png", "nowhere.png", "cats/1.png")]
+    paths = [str(photos / name) for name in ("cats/1.png", "nowhere.png")]
+    files = [file_reference(path) for path in paths]
     settings, how = BackboneSettings(image_size=64), ExtractionOptions()
-    store = embed_files(paths, tmp_path, settings, how)
+    store = embed_files(files, tmp_path, settings, how)
     assert contents(store) == {paths[0]: COLOURS["cats/1.png"], paths[1]: None}
-    assert embed_files(paths, tmp_path, settings, how).path == store.path
+    assert embed_files(files, tmp_path, settings, how).path == store.path
     assert fake_backbone.n_embedded == 1
-    other = embed_files(paths[1:2], tmp_path, BackboneSettings(image_size=96), how)
+    other = embed_files(files[1:], tmp_path, BackboneSettings(image_size=96), how)
     assert contents(other) == {paths[1]: None}
     assert len(embed_files([], tmp_path, BackboneSettings(resize="pad"), how)) == 0
     assert len(list(tmp_path.glob("mobilenet_v2-*"))) == 3

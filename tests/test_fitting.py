@@ -79,10 +79,10 @@ def test_rows_with_images_of_equal_bytes_are_one_group(
     frame: pd.DataFrame, block: ImageBlock
 ) -> None:
     block.content_hashes[7] = ["h150"]
-    groups = split_groups(frame, {"photo": block}, None)
+    groups = split_groups({"photo": block}, [], N)
     assert groups[7] == groups[150]
     assert len(np.unique(groups)) == N - 1
-    by_patient = split_groups(frame, {"photo": block}, "patient")
+    by_patient = split_groups({"photo": block}, frame["patient"], N)
     assert by_patient[4] == by_patient[7] == by_patient[150] == by_patient[151]
 
 
@@ -159,8 +159,7 @@ def test_a_model_remembers_what_it_was_trained_on(frame: pd.DataFrame, block: Im
     assert list(model.trained_on) == ["content_hash", "group", "row_digest"]
     assert model.trained_on["content_hash"][3] == ["h3"]
     assert model.trained_on["group"][3] == "P0"
-    n_different = len(frame[["age", "site"]].drop_duplicates())
-    assert model.trained_on["row_digest"].nunique() == n_different
+    assert model.trained_on["row_digest"].nunique() == N
 
 
 @pytest.mark.parametrize(
@@ -191,3 +190,34 @@ def test_text_in_a_numeric_column_is_named_by_its_row_in_the_whole_table(
     frame["site"] = ["7"] * 150 + ["seven"] + ["7"] * (N - 151)
     with pytest.raises(DataError, match="'site' is numeric, but row 151 holds 'seven'"):
         check_table(frame, settings)
+
+
+def test_roles_are_told_once_for_the_score_and_the_model(
+    frame: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rooms = np.arange(N)
+    rooms[-1] = 0  # one repetition: without it, the column would look like an id
+    frame = frame.assign(rooms=np.random.default_rng(3).permutation(rooms))
+    seen = []
+    fit = fitting.fit_model
+
+    def spy(*args: object) -> object:
+        model = fit(*args)
+        seen.append({column.name: column.role for column in model.columns})
+        return model
+
+    monkeypatch.setattr(fitting, "fit_model", spy)
+    for seed in range(5):
+        settings = replace(TABLE_ONLY, random_state=seed)
+        fit_and_score(frame, {}, prepare_target(frame["value"]), settings)
+    assert all(roles == seen[0] for roles in seen)
+    assert seen[0]["rooms"] == "numeric"
+
+
+@pytest.mark.parametrize("name", ["prediction", "error", "n_images", "proba_yes"])
+def test_given_columns_may_not_bear_the_names_of_predictions(
+    frame: pd.DataFrame, name: str
+) -> None:
+    settings = FitSettings("value", group=name)
+    with pytest.raises(DataError, match=f"'{name}' bears the name"):
+        check_table(frame.rename(columns={"patient": name}), settings)

@@ -7,7 +7,7 @@ import pytest
 
 from twostage.backbones.spec import BackboneSettings
 from twostage.errors import DataError
-from twostage.joins import image_block, image_names, match_with_store
+from twostage.joins import embedding_names, image_block, image_names, match_with_store
 from twostage.store.planning import part_name
 from twostage.store.schema import embedding_array
 from twostage.store.store import EmbeddingStore
@@ -124,7 +124,7 @@ def test_a_table_without_any_image_joins_as_nan(store):
 def test_a_block_is_float32_with_a_name_per_feature(store):
     block = _join(["a/0.jpg"], store)
     assert block.matrix.dtype == np.float32
-    assert block.feature_names() == ["photo_emb_0000", "photo_emb_0001", "photo_emb_0002"]
+    assert embedding_names("photo", 3) == ["photo_emb_0000", "photo_emb_0001", "photo_emb_0002"]
 
 
 def test_take_keeps_everything_of_a_row_together(store):

@@ -163,8 +163,8 @@ def test_a_saved_head_predicts_the_same(tmp_path, monkeypatch, task, n_features,
     monkeypatch.setattr(module, "_MAX_TREES", 20)
     X, y = _data(task, 120, n_features=n_features)
     head = _head(task, n_table_features=n_table_features).fit(X, y)
-    name = head.save(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == [name]
+    head.save(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [LightGBMHead.FILE]
     loaded = LightGBMHead.load(tmp_path, head.is_classification)
     np.testing.assert_array_equal(_output(loaded, X), _output(head, X))
     np.testing.assert_array_equal(loaded.predict(X), head.predict(X))

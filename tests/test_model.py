@@ -2,6 +2,7 @@
 
 import json
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pandas as pd
 import pytest
 
 from twostage.errors import ModelError, UsageError
+from twostage.fingerprint import hash_file
 from twostage.fitted import FitSettings, FittedModel
 from twostage.fitting import fit_and_score
 from twostage.joins import ImageBlock
@@ -148,13 +150,60 @@ def test_a_weights_file_goes_with_the_model(
 ) -> None:
     weights = tmp_path / "mine.weights.h5"
     weights.write_bytes(b"weights")
-    spec = {"weights": str(weights), "weights_file_hash": "some hash", "architecture": "resnet50"}
+    spec = {"weights": str(weights), "weights_file_hash": hash_file(weights)}
     settings = FitSettings("dx", image_columns=("photo",))
     table = frame.drop(columns="price")
     model = fit_and_score(table, blocks, prepare_target(frame["dx"]), settings, spec)
     write_model(model, tmp_path / "model")
+    weights.write_bytes(b"other weights")
+    with pytest.raises(ModelError, match="is another one by now"):
+        write_model(model, tmp_path / "again")
     weights.unlink()
+    with pytest.raises(ModelError, match="is gone"):
+        write_model(model, tmp_path / "again")
+    assert not (tmp_path / "again").exists()
     (tmp_path / "model").rename(tmp_path / "sent")
     inside = Path(read_model(tmp_path / "sent").backbone["weights"])
     assert inside.read_bytes() == b"weights"
     assert inside.is_relative_to(tmp_path / "sent")
+
+
+def test_a_folder_with_a_record_and_other_files_is_not_replaced(
+    frame: pd.DataFrame, blocks: dict[str, ImageBlock], tmp_path: Path
+) -> None:
+    model = fitted(frame, blocks, "dx")
+    write_model(model, tmp_path / "model")
+    (tmp_path / "model" / "notes.txt").write_text("mine")
+    with pytest.raises(UsageError, match="other files in it"):
+        write_model(model, tmp_path / "model")
+    foreign = tmp_path / "project"
+    foreign.mkdir()
+    (foreign / "model.json").write_text('{"xgboost": 1}')
+    with pytest.raises(UsageError, match="other files in it"):
+        write_model(model, foreign)
+    assert (foreign / "model.json").read_text() == '{"xgboost": 1}'
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda r: {"schema_version": 1}, "lists no files"),
+        (lambda r: r | {"digests": {}}, "digest differs"),
+        (lambda r: r | {"digests": r["digests"] | {"../../x": "0"}}, "outside itself"),
+        (lambda r: r | {"settings": r["settings"] | {"head": "oracle"}}, "is damaged"),
+        (lambda r: r | {"classes": {"labels": [1], "dtype": "nonsense"}}, "is damaged"),
+        (lambda r: r | {"columns": 5}, "is damaged"),
+    ],
+)
+def test_a_damaged_or_hostile_record_is_a_model_error(
+    frame: pd.DataFrame,
+    blocks: dict[str, ImageBlock],
+    tmp_path: Path,
+    change: Callable[[dict], dict],
+    message: str,
+) -> None:
+    write_model(fitted(frame, blocks, "dx"), tmp_path / "model")
+    record = tmp_path / "model" / "model.json"
+    record.write_text(json.dumps(change(json.loads(record.read_text()))))
+    with pytest.raises(ModelError, match=message):
+        read_model(tmp_path / "model")

@@ -1,6 +1,8 @@
 """A table's embeddings from a store or through the cache, and the cache itself."""
 
+import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,11 +10,11 @@ import pandas as pd
 import pytest
 from conftest import FakeBuilder
 
-from twostage.backbones.spec import BackboneSettings
+from twostage.backbones.spec import BackboneSettings, BackboneSpec
 from twostage.cache import cache_folder, cached_stores, clear_cache
-from twostage.errors import UsageError
+from twostage.errors import ImagesError, StoreError, UsageError
 from twostage.extraction import ExtractionOptions, extract
-from twostage.sources import blocks_from_files, blocks_from_store
+from twostage.sources import blocks_from_files, blocks_from_store, check_usable
 from twostage.store.store import EmbeddingStore
 
 SETTINGS = BackboneSettings("resnet50")
@@ -64,12 +66,65 @@ def test_a_copy_elsewhere_is_not_computed_again(
     np.testing.assert_array_equal(first["photo"].matrix, second["photo"].matrix)
 
 
-def test_names_from_another_starting_folder_are_found(
+def test_a_missing_file_is_never_replaced_by_another_of_its_name(
     photos: Path, fake_backbone: FakeBuilder
 ) -> None:
-    frame = pd.DataFrame({"photo": ["/elsewhere/photos/dogs/1.png"]})
+    frame = pd.DataFrame({"photo": ["1.png"]})
+    blocks, _ = blocks_from_files(frame, ["photo"], photos, SETTINGS, OPTIONS)
+    assert blocks["photo"].errors == ["'1.png': read: no such file"]
+    with pytest.raises(ImagesError, match=r"None of the table's images is usable; first: '1\.png'"):
+        check_usable(blocks)
+
+
+def test_absolute_names_below_the_folder_are_found(
+    photos: Path, fake_backbone: FakeBuilder
+) -> None:
+    frame = pd.DataFrame({"photo": [str(photos / "dogs" / "1.png"), "dogs/2.png"]})
+    blocks, _ = blocks_from_files(frame, ["photo"], photos, SETTINGS, OPTIONS)
+    np.testing.assert_array_equal(blocks["photo"].matrix, [[10, 200, 0], [20, 200, 0]])
+    assert check_usable(blocks) == 0
+
+
+def test_a_name_that_is_no_text_works_through_the_cache(
+    photos: Path, fake_backbone: FakeBuilder
+) -> None:
+    path = os.fsdecode(os.fsencode(photos) + b"/\xe9.png")
+    os.rename(photos / "dogs" / "1.png", path)
+    frame = pd.DataFrame({"photo": ["%E9.png"]})
     blocks, _ = blocks_from_files(frame, ["photo"], photos, SETTINGS, OPTIONS)
     np.testing.assert_array_equal(blocks["photo"].matrix, [[10, 200, 0]])
+
+
+def test_a_backbone_that_is_not_the_models_own_is_refused(
+    photos: Path, table: pd.DataFrame
+) -> None:
+    _, store = blocks_from_files(table, ["photo"], photos, SETTINGS, OPTIONS)
+    spec = BackboneSpec.from_dict(store.spec, store.path)
+    other = replace(spec, weights_digest="of other weights")
+    with pytest.raises(StoreError, match="weights_digest is of other weights"):
+        blocks_from_files(table, ["photo"], photos, other, OPTIONS)
+
+
+def test_what_is_cached_needs_no_backbone(
+    photos: Path, table: pd.DataFrame, fake_backbone: FakeBuilder
+) -> None:
+    _, store = blocks_from_files(table, ["photo"], photos, SETTINGS, OPTIONS)
+    n_built = len(fake_backbone.built)
+    spec = BackboneSpec.from_dict(store.spec, store.path)
+    blocks_from_files(table, ["photo"], photos, spec, OPTIONS)
+    assert len(fake_backbone.built) == n_built
+
+
+def test_clearing_the_cache_leaves_other_stores_and_damaged_ones_go(
+    photos: Path, table: pd.DataFrame, own_cache: Path
+) -> None:
+    extract(photos, own_cache / "my-store")
+    _, store = blocks_from_files(table, ["photo"], photos, SETTINGS, OPTIONS)
+    (store.path / "part-000000.parquet").write_bytes(b"junk")
+    assert [cached.n_images for cached in cached_stores()] == [None]
+    assert len(clear_cache()) == 1
+    assert [path.name for path in own_cache.iterdir()] == ["my-store"]
+    assert len(EmbeddingStore(own_cache / "my-store")) == 6
 
 
 def test_a_folder_that_is_not_there_is_an_error(table: pd.DataFrame, tmp_path: Path) -> None:

@@ -1,17 +1,23 @@
 """The cache: one store per backbone, shared by the estimators and ``predict --images``."""
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import platformdirs
 
-from twostage.backbones.spec import BackboneSettings
+from twostage.backbones.spec import BackboneSettings, BackboneSpec
+from twostage.errors import StoreError
 from twostage.extraction import ExtractionOptions, embed_files
+from twostage.images.references import Reference
+from twostage.store.files import delete_files
+from twostage.store.locking import locked
 from twostage.store.store import EmbeddingStore
 
 VARIABLE = "TWOSTAGE_CACHE"
+_NAME = re.compile(r"[a-z0-9_]+-[0-9a-f]{32}")
 
 
 @dataclass(frozen=True)
@@ -22,14 +28,14 @@ class CachedStore:
     ----------
     name : str
         Of its folder.
-    n_images : int
-        Rows in it.
+    n_images : int or None
+        Rows in it; None if it is damaged.
     size_bytes : int
         Of its parts.
     """
 
     name: str
-    n_images: int
+    n_images: int | None
     size_bytes: int
 
 
@@ -40,8 +46,8 @@ def cache_folder(cache_dir: str | os.PathLike[str] | None = None) -> Path:
 
 
 def embed_through_cache(
-    paths: Sequence[str],
-    settings: BackboneSettings,
+    files: Sequence[Reference],
+    wanted: BackboneSettings | BackboneSpec,
     options: ExtractionOptions,
     cache_dir: str | os.PathLike[str] | None = None,
 ) -> EmbeddingStore:
@@ -49,10 +55,10 @@ def embed_through_cache(
 
     Parameters
     ----------
-    paths : sequence of str
-        Absolute paths, which are the images' names in the cache. Images are looked up by their
-        content hash, so that a copy of one is not embedded again.
-    settings : BackboneSettings
+    files : sequence of Reference
+        Named by their absolute paths. Images are looked up by their content hash, so that a copy
+        of one is not embedded again.
+    wanted : BackboneSettings or BackboneSpec
         The cache has one store for each backbone.
     options : ExtractionOptions
         Unreadable images are rows with an error, whatever ``on_error`` says.
@@ -62,34 +68,39 @@ def embed_through_cache(
     Returns
     -------
     EmbeddingStore
-        It holds every path given.
+        It holds every file given.
     """
-    return embed_files(paths, cache_folder(cache_dir), settings, options)
+    unique = list({file.image: file for file in files}.values())
+    return embed_files(unique, cache_folder(cache_dir), wanted, options)
 
 
 def cached_stores(cache_dir: str | os.PathLike[str] | None = None) -> list[CachedStore]:
     """List what the cache holds."""
-    return [_describe(store) for store in _stores(cache_folder(cache_dir))]
+    return [_describe(folder) for folder in _folders(cache_folder(cache_dir))]
 
 
 def clear_cache(cache_dir: str | os.PathLike[str] | None = None) -> list[CachedStore]:
     """Empty the cache, and list what it held. Stores being written are refused."""
     cleared = []
-    for store in _stores(cache_folder(cache_dir)):
-        with store.lock():
-            cleared.append(_describe(store))
-            store.delete()
+    for folder in _folders(cache_folder(cache_dir)):
+        with locked(folder):
+            cleared.append(_describe(folder))
+            delete_files(folder)
     return cleared
 
 
-def _stores(folder: Path) -> list[EmbeddingStore]:
-    if not folder.is_dir():
+def _folders(cache: Path) -> list[Path]:
+    """Return the folders that the cache made, by their names: others are none of its business."""
+    if not cache.is_dir():
         return []
-    return [
-        EmbeddingStore(path) for path in sorted(folder.iterdir()) if EmbeddingStore.exists_at(path)
-    ]
+    return [path for path in sorted(cache.iterdir()) if _NAME.fullmatch(path.name)]
 
 
-def _describe(store: EmbeddingStore) -> CachedStore:
-    size_bytes = sum((store.path / part).stat().st_size for part in store.parts())
-    return CachedStore(store.path.name, len(store), size_bytes)
+def _describe(folder: Path) -> CachedStore:
+    """Describe a store; a damaged one too, so that it can be deleted."""
+    size_bytes = sum(part.stat().st_size for part in folder.glob("part-*.parquet"))
+    try:
+        n_images = len(EmbeddingStore(folder))
+    except StoreError:
+        n_images = None
+    return CachedStore(folder.name, n_images, size_bytes)

@@ -1,6 +1,7 @@
 """scikit-learn estimators over the same code as the command line."""
 
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Self
@@ -23,11 +24,11 @@ from twostage.cache import embed_through_cache
 from twostage.errors import DataError, ImagesError
 from twostage.extraction import ExtractionOptions
 from twostage.fitted import FitSettings, FittedModel
-from twostage.fitting import fit_model
-from twostage.joins import ImageBlock
+from twostage.fitting import fit_model, split_groups
+from twostage.joins import ImageBlock, embedding_names
 from twostage.model import read_model, write_model
 from twostage.sources import blocks_from_files
-from twostage.table.roles import RoleOverrides
+from twostage.table.roles import LIKE_AN_ID, RoleOverrides
 from twostage.targets import Target, prepare_target
 
 PathLike = str | os.PathLike[str]
@@ -47,6 +48,7 @@ class _BackboneParameters:
     workers: int | None
     device: str
     cache_dir: PathLike | None
+    random_state: int | np.random.RandomState | None
 
     def _backbone_settings(self) -> BackboneSettings:
         return BackboneSettings(
@@ -56,17 +58,21 @@ class _BackboneParameters:
             pooling=self.pooling,
             image_size=self.image_size,
             resize=self.resize,
+            random_state=self.random_state if isinstance(self.random_state, int) else None,
         )
 
     def _blocks(
-        self, frame: pd.DataFrame, columns: Sequence[str], settings: BackboneSettings
+        self,
+        frame: pd.DataFrame,
+        columns: Sequence[str],
+        wanted: BackboneSettings | BackboneSpec,
     ) -> tuple[dict[str, ImageBlock], dict[str, Any] | None]:
         """Return the embeddings of image columns, and the spec of what made them."""
         if not columns:
             return {}, None
         options = ExtractionOptions(self.batch_size, self.workers, self.device)
         root = self.image_root or os.curdir
-        blocks, store = blocks_from_files(frame, columns, root, settings, options, self.cache_dir)
+        blocks, store = blocks_from_files(frame, columns, root, wanted, options, self.cache_dir)
         return blocks, store.spec
 
 
@@ -101,6 +107,8 @@ class ImageEmbedder(_BackboneParameters, TransformerMixin, BaseEstimator):
         Where the backbone runs.
     cache_dir : path-like, optional
         Where the cache is; ``TWOSTAGE_CACHE`` or the user's cache folder if None.
+    random_state : int, default=0
+        Seed of "random" weights.
 
     Attributes
     ----------
@@ -108,8 +116,10 @@ class ImageEmbedder(_BackboneParameters, TransformerMixin, BaseEstimator):
         Number of image columns.
     feature_names_in_ : array of str
         Their names, if ``X`` was a DataFrame.
-    dim_ : int
-        Length of an embedding.
+    image_columns_ : list of str
+        Names of the image columns, "image" where ``X`` gave none.
+    spec_ : twostage.backbones.spec.BackboneSpec
+        The backbone; ``spec_.dim`` is the length of an embedding.
 
     Examples
     --------
@@ -134,6 +144,7 @@ class ImageEmbedder(_BackboneParameters, TransformerMixin, BaseEstimator):
         workers: int | None = None,
         device: str = "auto",
         cache_dir: PathLike | None = None,
+        random_state: int = 0,
     ):
         self.backbone = backbone
         self.weights = weights
@@ -147,6 +158,7 @@ class ImageEmbedder(_BackboneParameters, TransformerMixin, BaseEstimator):
         self.workers = workers
         self.device = device
         self.cache_dir = cache_dir
+        self.random_state = random_state
 
     def fit(self, X: Any, y: Any = None) -> Self:
         """Build the backbone; nothing is learned from ``X``.
@@ -160,9 +172,10 @@ class ImageEmbedder(_BackboneParameters, TransformerMixin, BaseEstimator):
         frame = _image_frame(X)
         _check_feature_names(self, X, reset=True)
         _check_n_features(self, frame, reset=True)
-        options = ExtractionOptions(self.batch_size, self.workers, self.device)
+        options = ExtractionOptions(self.batch_size, self.workers, self.device, self.on_error)
         store = embed_through_cache([], self._backbone_settings(), options, self.cache_dir)
-        self.dim_ = store.dim
+        self.spec_ = BackboneSpec.from_dict(store.spec, store.path)
+        self.image_columns_ = list(frame.columns)
         return self
 
     def transform(self, X: Any) -> np.ndarray:
@@ -178,26 +191,21 @@ class ImageEmbedder(_BackboneParameters, TransformerMixin, BaseEstimator):
         float32 array of shape (n_rows, n_image_columns * dim)
             NaN in rows without a readable image.
         """
-        check_is_fitted(self, "dim_")
+        check_is_fitted(self, "spec_")
         frame = _image_frame(X)
         _check_feature_names(self, X, reset=False)
         _check_n_features(self, frame, reset=False)
-        blocks, _ = self._blocks(frame, list(frame.columns), self._backbone_settings())
+        blocks, _ = self._blocks(frame, list(frame.columns), self.spec_)
         if self.on_error == "fail":
             _raise_first_error(blocks)
+        _warn_of_errors(blocks)
         return np.hstack([block.matrix for block in blocks.values()])
 
     def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
         """Return ``<image column>_emb_0000`` and so on."""
-        check_is_fitted(self, "dim_")
-        columns = getattr(self, "feature_names_in_", None)
-        if columns is None:
-            columns = input_features
-        if columns is None:
-            columns = _default_names("image", self.n_features_in_)
-        return np.array(
-            [f"{column}_emb_{i:04d}" for column in columns for i in range(self.dim_)], dtype=object
-        )
+        check_is_fitted(self, "spec_")
+        names = [embedding_names(column, self.spec_.dim) for column in self.image_columns_]
+        return np.array([name for of_column in names for name in of_column], dtype=object)
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
@@ -275,13 +283,15 @@ class _TwoStage(_BackboneParameters, BaseEstimator):
         frame = self._to_frame(X, is_fit=True)
         values = self._to_series(y, frame)
         target = self._prepare_target(values)
-        settings = self._settings(frame, values, is_table=isinstance(X, pd.DataFrame))
-        blocks, spec = self._blocks(frame, settings.image_columns, self._backbone_settings())
-        group_numbers = None
+        settings = self._settings(frame, values, is_table=_is_table(X))
+        used = () if settings.features == "table" else settings.image_columns
+        blocks, spec = self._blocks(frame, used, self._backbone_settings())
+        _warn_of_errors(blocks)
         if groups is not None:
             check_consistent_length(frame, groups)
-            group_numbers = np.unique(column_or_1d(groups), return_inverse=True)[1]
-        model = fit_model(frame, blocks, target, settings, group_numbers)
+        linked = split_groups(blocks, [] if groups is None else groups, len(frame))
+        model = fit_model(frame, blocks, target, settings, linked)
+        _warn_of_ids(model)
         self._adopt(replace(model, backbone=spec))
         return self
 
@@ -329,8 +339,8 @@ class _TwoStage(_BackboneParameters, BaseEstimator):
             target=str(values.name),
             head=self.head,
             features=self.features,
-            image_columns=(images,) if isinstance(images, str) else tuple(images or ()),
-            roles=RoleOverrides(tuple(numeric), tuple(self.categorical), tuple(self.ignore)),
+            image_columns=() if images is None else _names(images),
+            roles=RoleOverrides(_names(numeric), _names(self.categorical), _names(self.ignore)),
             random_state=_seed(self.random_state),
             n_jobs=self.n_jobs,
         )
@@ -339,16 +349,19 @@ class _TwoStage(_BackboneParameters, BaseEstimator):
         frame = self._to_frame(X, is_fit=False)
         if self.model_.backbone is None:
             return frame, {}
-        settings = BackboneSpec.from_dict(self.model_.backbone, "the model").to_settings()
-        return frame, self._blocks(frame, list(self.model_.dims), settings)[0]
+        spec = BackboneSpec.from_dict(self.model_.backbone, "the model")
+        blocks, _ = self._blocks(frame, list(self.model_.dims), spec)
+        _warn_of_errors(blocks)
+        return frame, blocks
 
     def _to_frame(self, X: Any, is_fit: bool) -> pd.DataFrame:
         """Check X and return it as a DataFrame whose columns are named by strings."""
-        if isinstance(X, pd.DataFrame):
+        if _is_table(X):
+            frame = _pandas(X)
             if is_fit or hasattr(self, "n_features_in_"):
                 _check_feature_names(self, X, reset=is_fit)
                 _check_n_features(self, X, reset=is_fit)
-            return X.rename(columns=str)
+            return frame
         least = 2 if is_fit else 1
         values = validate_data(
             self, X, reset=is_fit, ensure_all_finite="allow-nan", ensure_min_samples=least
@@ -517,13 +530,31 @@ def load_model(
 
 def _image_frame(X: Any) -> pd.DataFrame:
     """Return paths, in whatever they come, as a DataFrame of named columns."""
-    if isinstance(X, pd.DataFrame):
-        return X.rename(columns=str)
+    if _is_table(X):
+        return _pandas(X)
     if isinstance(X, pd.Series):
         return X.to_frame("image" if X.name is None else str(X.name))
     values = np.asarray(X, dtype=object)
     values = values.reshape(len(values), -1)
     return pd.DataFrame(values, columns=_default_names("image", values.shape[1]))
+
+
+def _is_table(X: Any) -> bool:
+    """Whether X is a DataFrame, of pandas or of another library that turns into pandas."""
+    return isinstance(X, pd.DataFrame) or (hasattr(X, "to_pandas") and hasattr(X, "columns"))
+
+
+def _pandas(X: Any) -> pd.DataFrame:
+    frame = X if isinstance(X, pd.DataFrame) else X.to_pandas()
+    frame = frame.rename(columns=str)
+    if not frame.columns.is_unique:
+        repeated = frame.columns[frame.columns.duplicated()][0]
+        raise DataError(f"X has two columns '{repeated}'. Rename one.")
+    return frame
+
+
+def _names(columns: Any) -> tuple[str, ...]:
+    return (columns,) if isinstance(columns, str) else tuple(str(name) for name in columns)
 
 
 def _default_names(stem: str, n: int) -> list[str]:
@@ -545,6 +576,25 @@ def _raise_first_error(blocks: Mapping[str, ImageBlock]) -> None:
             raise ImagesError(
                 f"{len(bad)} of {len(block.errors)} rows have an unreadable image; first: row "
                 f"{row + 1}, {error}. Fix the paths, or use on_error='null'."
+            )
+
+
+def _warn_of_errors(blocks: Mapping[str, ImageBlock]) -> None:
+    bad = [error for block in blocks.values() for error in block.errors if error is not None]
+    if bad:
+        warnings.warn(
+            f"{len(bad)} rows have an unusable image, whose embedding is missing; first: {bad[0]}",
+            stacklevel=3,
+        )
+
+
+def _warn_of_ids(model: FittedModel) -> None:
+    for column in model.columns:
+        if column.reason == LIKE_AN_ID:
+            warnings.warn(
+                f"Column '{column.name}' is left out: {column.reason}. Name it in numeric or "
+                "categorical to use it.",
+                stacklevel=3,
             )
 
 

@@ -15,12 +15,13 @@ from typing import Any
 
 import joblib
 
+from twostage.backbones.devices import DEVICES
 from twostage.backbones.lazy import LazyBackbone
 from twostage.backbones.spec import BackboneSettings, BackboneSpec
 from twostage.errors import ImagesError, UsageError
 from twostage.executors.local import LocalExecutor
 from twostage.images.loading import ImageLoader
-from twostage.images.references import Reference, find_images, list_images, reference_to
+from twostage.images.references import Reference, find_images, list_images
 from twostage.store.files import check_folder
 from twostage.store.locking import locked
 from twostage.store.planning import make_plan
@@ -65,8 +66,12 @@ class ExtractionOptions:
         for name, value in (("batch_size", self.batch_size), ("workers", self.workers)):
             if value is not None and value < 1:
                 raise UsageError(f"{name} must be at least 1; found {value}.")
-        if self.on_error not in ("null", "fail"):
-            raise UsageError(f"on_error must be 'null' or 'fail'; found {self.on_error!r}.")
+        for name, choice, choices in (
+            ("on_error", self.on_error, ("null", "fail")),
+            ("device", self.device, DEVICES),
+        ):
+            if choice not in choices:
+                raise UsageError(f"{name} must be one of {', '.join(choices)}; found {choice!r}.")
 
 
 @dataclass(frozen=True)
@@ -175,19 +180,19 @@ def extract(
 
 
 def embed_files(
-    paths: Sequence[str], folder: Path, settings: BackboneSettings, options: ExtractionOptions
+    references: Sequence[Reference],
+    folder: Path,
+    wanted: BackboneSettings | BackboneSpec,
+    options: ExtractionOptions,
 ) -> EmbeddingStore:
-    """Embed files, named by their absolute paths, into the store that a folder has per backbone.
+    """Embed files into the store that a folder has for each backbone.
 
     Another run that writes that store is waited for. Errors are rows.
     """
-    backbone = LazyBackbone(settings, options.device)
+    backbone = LazyBackbone(wanted, options.device)
     path = folder / f"{backbone.spec.architecture}-{backbone.spec.key}"
-    references = [reference_to(Path(), name) for name in dict.fromkeys(paths)]
-    if references:
+    if references or not EmbeddingStore.exists_at(path):
         _embed_into(path, references, backbone, options, is_cache=True)
-    elif not EmbeddingStore.exists_at(path):
-        return EmbeddingStore.create(path, backbone.spec.to_dict())
     return EmbeddingStore(path)
 
 
@@ -252,7 +257,8 @@ def _opened(path: Path, backbone: LazyBackbone, wait: bool) -> Iterator[Embeddin
     with locked(path, wait=wait):
         is_new = not EmbeddingStore.exists_at(path)
         if is_new:
-            store = EmbeddingStore.create(path, backbone.spec.to_dict())
+            spec = backbone.spec
+            store = EmbeddingStore.create(path, spec.to_dict(), spec.identity)
         else:
             store = EmbeddingStore(path)
             backbone.expect(BackboneSpec.from_dict(store.spec, path))

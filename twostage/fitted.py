@@ -173,8 +173,8 @@ class FittedModel:
         used = list(blocks.values())
         table["n_images"] = sum((b.n_images for b in used), np.zeros(len(frame), np.int64))
         errors = zip(*(block.errors for block in used), strict=True)
-        table["error"] = [_joined(row) for row in errors] or None
-        return pd.DataFrame(table)
+        table["error"] = [_joined(row) for row in errors] or [None] * len(frame)
+        return pd.DataFrame(table).astype({"error": "string"})
 
     def _features(self, frame: pd.DataFrame, blocks: Mapping[str, ImageBlock]) -> np.ndarray:
         missing = [name for name in self.table_columns if name not in frame.columns]

@@ -1,6 +1,6 @@
 """Stage two: features and a head. The one path under the command line and the estimators."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -37,7 +37,11 @@ def check_table(frame: pd.DataFrame, settings: FitSettings) -> None:
     ):
         for name in names:
             require_column(frame, name, purpose)
-    settings.roles.check(frame.columns)
+    taken = [name for name in settings.reserved() if _is_prediction_column(name)]
+    if taken:
+        raise DataError(
+            f"Column {listed(taken)} bears the name of a column that predictions have. Rename it."
+        )
     empty = [name for name in frame.columns if frame[name].isna().all()]
     empty = [name for name in empty if name not in settings.roles.ignore]
     if empty:
@@ -45,10 +49,13 @@ def check_table(frame: pd.DataFrame, settings: FitSettings) -> None:
         raise DataError(f"Column {listed(empty)} has no values in any row. {fix}.")
     if settings.features != "table":
         _check_repeated_images(frame, settings)
-    if settings.features != "images":
-        for column in infer_roles(frame, settings.roles, settings.reserved(), EXTENSIONS):
-            if column.role == NUMERIC:
-                numbers_in(frame[column.name])
+    for column in tell_roles(frame, settings):
+        if column.role == NUMERIC:
+            numbers_in(frame[column.name])
+
+
+def _is_prediction_column(name: str) -> bool:
+    return name in ("prediction", "n_images", "error") or name.startswith("proba_")
 
 
 def _check_repeated_images(frame: pd.DataFrame, settings: FitSettings) -> None:
@@ -75,6 +82,7 @@ def fit_model(
     target: Target,
     settings: FitSettings,
     groups: np.ndarray | None = None,
+    columns: Sequence[Column] | None = None,
 ) -> FittedModel:
     """Learn encoders and head on all rows given.
 
@@ -89,7 +97,9 @@ def fit_model(
     settings : FitSettings
         How.
     groups : int array of shape (n_rows,), optional
-        Rows that the head must not separate in its inner split.
+        Rows that must not be separated, in the head's inner split and by the encoders.
+    columns : sequence of Column, optional
+        The roles of the table's columns, if they are told already, from more rows than these.
 
     Raises
     ------
@@ -98,9 +108,8 @@ def fit_model(
     """
     is_classification = target.classes is not None
     used = {} if settings.features == "table" else dict(blocks)
-    columns: list[Column] = []
-    if settings.features != "images":
-        columns = infer_roles(frame, settings.roles, settings.reserved(), EXTENSIONS)
+    if columns is None:
+        columns = tell_roles(frame, settings)
     if not used and all(column.role == IGNORED for column in columns):
         raise DataError(_nothing_left_message(columns))
     y = np.log(target.y) if settings.log_target else target.y
@@ -110,6 +119,7 @@ def fit_model(
         y,
         is_classification=is_classification,
         random_state=settings.random_state,
+        groups=groups,
     )
     head = make_head(
         settings.head,
@@ -122,12 +132,12 @@ def fit_model(
     return FittedModel(
         settings=replace(settings, task=target.task),
         classes=target.classes,
-        columns=columns,
+        columns=list(columns),
         encoder=encoder,
         head=head,
         dims={name: block.matrix.shape[1] for name, block in used.items()},
         n_rows=len(frame),
-        trained_on=_trained_on(frame, used, columns, settings.group),
+        trained_on=_trained_on(frame, used, columns, settings),
     )
 
 
@@ -151,7 +161,8 @@ def fit_and_score(
     backbone : dict, optional
         The spec of the backbone that made the embeddings, for the model to remember.
     """
-    groups = split_groups(frame, blocks, settings.group)
+    groups = split_groups(blocks, frame[settings.group] if settings.group else [], len(frame))
+    columns = tell_roles(frame, settings)
     train, test = holdout(
         target.y,
         is_classification=target.classes is not None,
@@ -159,12 +170,17 @@ def fit_and_score(
         random_state=settings.random_state,
     )
     scored = fit_model(
-        frame.iloc[train], _take(blocks, train), target.take(train), settings, groups[train]
+        frame.iloc[train],
+        _take(blocks, train),
+        target.take(train),
+        settings,
+        groups[train],
+        columns,
     )
     scores = score_model(
         scored, frame.iloc[test], _take(blocks, test), target.take(test), groups[test]
     )
-    model = fit_model(frame, blocks, target, settings, groups)
+    model = fit_model(frame, blocks, target, settings, groups, columns)
     n_groups = len(np.unique(groups[test]))
     held_out = Holdout(len(test), n_groups, len(train), scores)
     return replace(model, backbone=backbone if model.dims else None, holdout=held_out)
@@ -193,12 +209,33 @@ def score_model(
 
 
 def split_groups(
-    frame: pd.DataFrame, blocks: Mapping[str, ImageBlock], group: str | None
+    blocks: Mapping[str, ImageBlock], groups: Iterable[Any], n_rows: int
 ) -> np.ndarray:
-    """Return the group of each row for splits: equal group value or an image of equal bytes."""
-    values = [] if group is None else frame[group].tolist()
-    by_value = [[] if pd.isna(value) else [value] for value in values]
-    return link_groups(len(frame), _content_hashes(blocks), by_value)
+    """Return the group of each row for splits: equal group value, or an image of equal bytes.
+
+    Parameters
+    ----------
+    blocks : mapping of str to ImageBlock
+        One per image column.
+    groups : iterable of length n_rows, or empty
+        Group values; a row without one stands for itself.
+    n_rows : int
+        Number of rows.
+
+    Returns
+    -------
+    int array of shape (n_rows,)
+    """
+    by_value = [[] if pd.isna(value) else [value] for value in groups]
+    return link_groups(n_rows, _content_hashes(blocks), by_value)
+
+
+def tell_roles(frame: pd.DataFrame, settings: FitSettings) -> list[Column]:
+    """Tell the roles of a table's columns, once for all that is fitted on parts of it."""
+    if settings.features == "images":
+        return []
+    settings.roles.check(frame.columns)
+    return infer_roles(frame, settings.roles, settings.reserved(), EXTENSIONS)
 
 
 def _take(blocks: Mapping[str, ImageBlock], rows: np.ndarray) -> dict[str, ImageBlock]:
@@ -217,12 +254,13 @@ def _trained_on(
     frame: pd.DataFrame,
     blocks: Mapping[str, ImageBlock],
     columns: Sequence[Column],
-    group: str | None,
+    settings: FitSettings,
 ) -> pd.DataFrame:
     """Record what was trained on, so that an evaluation can leave it out."""
-    used = frame[[column.name for column in columns if column.role != IGNORED]]
-    rows = used.astype(object).where(used.notna(), None).astype(str).to_numpy().tolist()
-    groups = frame[group].astype(str).to_numpy() if group else None
+    names = [column.name for column in columns if column.role != IGNORED]
+    used = frame[[*names, *blocks]].astype(object)
+    rows = used.where(used.notna(), None).astype(str).to_numpy().tolist()
+    groups = frame[settings.group].astype(str).to_numpy() if settings.group else None
     return pd.DataFrame(
         {
             "content_hash": _content_hashes(blocks) or [[] for _ in range(len(frame))],

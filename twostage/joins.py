@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -49,9 +50,10 @@ class ImageBlock:
             [self.content_hashes[row] for row in rows],
         )
 
-    def feature_names(self) -> list[str]:
-        """Return ``<column>_emb_0000`` and so on."""
-        return [f"{self.column}_emb_{i:04d}" for i in range(self.matrix.shape[1])]
+
+def embedding_names(column: str, dim: int) -> list[str]:
+    """Return the feature names of an image column: ``<column>_emb_0000`` and so on."""
+    return [f"{column}_emb_{i:04d}" for i in range(dim)]
 
 
 def image_names(values: pd.Series) -> list[list[str]]:
@@ -137,8 +139,14 @@ def _names_in(value: Any) -> list[str]:
     if isinstance(value, (list, tuple, np.ndarray)):
         names = [str(name) for name in value if not pd.isna(name)]
     else:
-        names = [] if pd.isna(value) else str(value).split(SEPARATOR)
+        names = [] if pd.isna(value) else _split(str(value))
     return [name.strip() for name in names if name.strip()]
+
+
+def _split(cell: str) -> list[str]:
+    """Split a cell into names, unless a piece has no ending: then the ``;`` belongs to a name."""
+    pieces = [piece for piece in cell.split(SEPARATOR) if piece.strip()]
+    return pieces if all(PurePosixPath(piece.strip()).suffix for piece in pieces) else [cell]
 
 
 def _facts_by_image(store: EmbeddingStore) -> dict[str, tuple[str | None, str | None]]:

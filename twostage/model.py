@@ -18,9 +18,10 @@ from twostage.fingerprint import hash_file
 from twostage.fitted import FitSettings, FittedModel, Holdout
 from twostage.heads import head_class
 from twostage.metrics import Score
-from twostage.table.encoding import LEAF_TYPES, TRUSTED_TYPES, TableEncoder
+from twostage.table.encoding import LEAF_TYPES, TableEncoder
 from twostage.table.roles import Column, RoleOverrides
 
+PathLike = str | os.PathLike[str]
 SCHEMA_VERSION = 1
 RECORD = "model.json"
 _TRAINED_ON = "trained_on.parquet"
@@ -28,18 +29,28 @@ _BACKBONE_FOLDER = "backbone"
 _RECORDED_LIBRARIES = ("twostage", "scikit-learn", "lightgbm", "skops", "numpy", "pandas")
 
 
-def check_destination(path: str | os.PathLike[str]) -> None:
+def check_destination(path: PathLike) -> None:
     """Raise UsageError if a model can't be written there; an older model may be replaced."""
     folder = Path(path)
-    if folder.is_file():
+    if folder.exists() and not folder.is_dir():
         raise UsageError(f"'{path}' is a file. Give a folder for the model.")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / RECORD).is_file():
+    if folder.is_dir() and any(folder.iterdir()) and not _holds_only_a_model(folder):
         raise UsageError(
-            f"'{path}' is a folder with other files in it, and no model. Give a new folder."
+            f"'{path}' is a folder with other files in it than a model's. Give a new folder."
         )
 
 
-def write_model(model: FittedModel, path: str | os.PathLike[str]) -> None:
+def _holds_only_a_model(folder: Path) -> bool:
+    """Whether every file of a folder belongs to a model, so that it may be replaced."""
+    try:
+        listed = _read_record(folder)["digests"]
+    except ModelError:
+        return False
+    found = {path.relative_to(folder).as_posix() for path in _files_in(folder)}
+    return found <= {RECORD, *listed}
+
+
+def write_model(model: FittedModel, path: PathLike) -> None:
     """Write a model, whole or not at all; an older model in its place is replaced.
 
     Parameters
@@ -67,7 +78,7 @@ def write_model(model: FittedModel, path: str | os.PathLike[str]) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def read_model(path: str | os.PathLike[str]) -> FittedModel:
+def read_model(path: PathLike) -> FittedModel:
     """Read what `write_model` wrote, after comparing each file with its digest.
 
     Raises
@@ -78,8 +89,20 @@ def read_model(path: str | os.PathLike[str]) -> FittedModel:
         If it is no model, of another version, or damaged.
     """
     folder = Path(path)
+    if not folder.exists():
+        raise UsageError(f"There is no model '{folder}'. Make one with 'twostage fit'.")
     record = _read_record(folder)
-    _check_files(folder, record["digests"])
+    try:
+        _check_files(folder, record)
+        return _read_files(folder, record)
+    except (KeyError, TypeError, ValueError, AttributeError, OSError) as error:
+        raise ModelError(
+            f"Model '{folder}' is damaged: its {RECORD} does not fit its files "
+            f"({type(error).__name__}: {error}). Copy it again, or refit."
+        ) from error
+
+
+def _read_files(folder: Path, record: dict[str, Any]) -> FittedModel:
     classes = record["classes"]
     roles = RoleOverrides(**_tuples(record["settings"].pop("roles")))
     settings = FitSettings(**_tuples(record["settings"]), roles=roles)
@@ -122,7 +145,7 @@ def _write_files(model: FittedModel, folder: Path) -> None:
 def _write_leaf(leaf: Any, file: Path) -> None:
     """Write an encoder, and refuse what could not be read back."""
     skops.io.dump(leaf, file)
-    unknown = set(skops.io.get_untrusted_types(file=file)) - set(TRUSTED_TYPES)
+    unknown = skops.io.get_untrusted_types(file=file)
     if unknown:
         raise ModelError(f"The model holds types that can't be saved safely: {sorted(unknown)}.")
 
@@ -132,7 +155,12 @@ def _put_in_place(temporary: Path, folder: Path) -> None:
     old = folder.with_name(f"_old-{folder.name}-{os.getpid()}")
     if folder.exists():
         os.rename(folder, old)
-    os.rename(temporary, folder)
+    try:
+        os.rename(temporary, folder)
+    except OSError:
+        if old.exists():
+            os.rename(old, folder)
+        raise
     shutil.rmtree(old, ignore_errors=True)
 
 
@@ -141,8 +169,11 @@ def _with_weights_file(backbone: dict[str, Any] | None, folder: Path) -> dict[st
     if backbone is None or backbone["weights_file_hash"] is None:
         return backbone
     source = Path(backbone["weights"])
-    if not source.is_file():
-        return backbone
+    if not source.is_file() or hash_file(source) != backbone["weights_file_hash"]:
+        raise ModelError(
+            f"The model needs the weights file '{source}' of its backbone, which is "
+            f"{'another one by now' if source.exists() else 'gone'}. Put it back and fit again."
+        )
     inside = Path(_BACKBONE_FOLDER) / source.name
     (folder / _BACKBONE_FOLDER).mkdir()
     shutil.copyfile(source, folder / inside)
@@ -165,14 +196,15 @@ def _leaf_file(key: str) -> str:
     return f"encoder-{key}.skops"
 
 
+def _files_in(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
 def _digests(folder: Path) -> dict[str, str]:
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): hash_file(path) for path in files}
+    return {path.relative_to(folder).as_posix(): hash_file(path) for path in _files_in(folder)}
 
 
 def _read_record(folder: Path) -> dict[str, Any]:
-    if not folder.exists():
-        raise UsageError(f"There is no model '{folder}'. Make one with 'twostage fit'.")
     try:
         record = json.loads((folder / RECORD).read_text())
         found = record["schema_version"]
@@ -186,15 +218,26 @@ def _read_record(folder: Path) -> dict[str, Any]:
             f"Model '{folder}' is of schema version {found}; this twostage reads version "
             f"{SCHEMA_VERSION}. Use the twostage that wrote it, or fit again."
         )
+    if not isinstance(record.get("digests"), dict):
+        raise ModelError(f"Model '{folder}' is damaged: its {RECORD} lists no files. Refit.")
     return dict(record)
 
 
-def _check_files(folder: Path, digests: Mapping[str, str]) -> None:
-    for name, digest in digests.items():
+def _check_files(folder: Path, record: Mapping[str, Any]) -> None:
+    """Compare every file that will be read with its digest, and read none outside the folder."""
+    digests = record["digests"]
+    backbone = record["backbone"] or {}
+    needed = [head_class(record["settings"]["head"]).FILE, _TRAINED_ON]
+    needed += [_leaf_file(key) for key in record["encoder"]]
+    if backbone.get("weights_file_hash") is not None:
+        needed.append(backbone["weights"])
+    for name in {*needed, *digests}:
         file = folder / name
+        if not file.resolve().is_relative_to(folder.resolve()):
+            raise ModelError(f"Model '{folder}' names a file outside itself: '{name}'. Refit.")
         if not file.is_file():
             raise ModelError(f"Model '{folder}' lacks its file '{name}'. Copy it again, or refit.")
-        if hash_file(file) != digest:
+        if hash_file(file) != digests.get(name):
             raise ModelError(
                 f"File '{name}' of model '{folder}' is not the one that was saved: its digest "
                 "differs. Copy the model again, or refit."
@@ -206,7 +249,7 @@ def _read_encoder(folder: Path, wiring: Mapping[str, list[str]]) -> TableEncoder
     for key in wiring:
         if key not in LEAF_TYPES:
             raise ModelError(f"Model '{folder}' has an encoder '{key}' that twostage lacks.")
-        leaf = skops.io.load(folder / _leaf_file(key), trusted=list(TRUSTED_TYPES))
+        leaf = skops.io.load(folder / _leaf_file(key), trusted=[])
         if type(leaf) is not LEAF_TYPES[key]:
             raise ModelError(f"'{folder / _leaf_file(key)}' holds a {type(leaf).__name__}. Refit.")
         leaves[key] = leaf

@@ -6,10 +6,17 @@ from pathlib import Path
 
 import pandas as pd
 
-from twostage.backbones.spec import BackboneSettings
+from twostage.backbones.spec import BackboneSettings, BackboneSpec
 from twostage.cache import embed_through_cache
+from twostage.errors import ImagesError
 from twostage.extraction import ExtractionOptions
-from twostage.images.references import find_images
+from twostage.images.references import (
+    Reference,
+    canonical_name,
+    check_folder,
+    file_reference,
+    reference_to,
+)
 from twostage.joins import ImageBlock, image_block, image_names, match_with_store
 from twostage.store.store import EmbeddingStore
 from twostage.table.files import require_column
@@ -61,7 +68,7 @@ def blocks_from_files(
     frame: pd.DataFrame,
     image_columns: Sequence[str],
     folder: PathLike,
-    settings: BackboneSettings,
+    wanted: BackboneSettings | BackboneSpec,
     options: ExtractionOptions,
     cache_dir: PathLike | None = None,
 ) -> tuple[dict[str, ImageBlock], EmbeddingStore]:
@@ -73,8 +80,8 @@ def blocks_from_files(
         As for `blocks_from_store`; names are relative to ``folder``, or absolute.
     folder : path-like
         What names start from.
-    settings : BackboneSettings
-        The backbone.
+    wanted : BackboneSettings or BackboneSpec
+        The backbone; of a spec, none but that very one.
     options : ExtractionOptions
         How to run it.
     cache_dir : path-like, optional
@@ -86,14 +93,38 @@ def blocks_from_files(
         One per image column, aligned with the rows.
     store : EmbeddingStore
         The cache's store that they came from.
+
+    Raises
+    ------
+    StoreError
+        If the backbone that can be built is not the one wanted.
     """
     names = _names_by_column(frame, image_columns)
-    path_of = _locate(names, Path(folder))
-    store = embed_through_cache(list(path_of.values()), settings, options, cache_dir)
+    files = _locate(names, Path(folder))
+    store = embed_through_cache(list(files.values()), wanted, options, cache_dir)
+    key_of = {name: reference.image for name, reference in files.items()}
     blocks = {
-        column: image_block(column, in_rows, store, path_of) for column, in_rows in names.items()
+        column: image_block(column, in_rows, store, key_of) for column, in_rows in names.items()
     }
     return blocks, store
+
+
+def check_usable(blocks: Mapping[str, ImageBlock]) -> int:
+    """Count the rows in which an image is unusable.
+
+    Raises
+    ------
+    ImagesError
+        If images are named, and none of them is usable.
+    """
+    errors = [error for block in blocks.values() for error in block.errors if error is not None]
+    if errors and not any(block.n_images.any() for block in blocks.values()):
+        raise ImagesError(
+            f"None of the table's images is usable; first: {errors[0]}. Check the paths in the "
+            "table and the folder that they start from."
+        )
+    rows = zip(*(block.errors for block in blocks.values()), strict=True)
+    return sum(any(error is not None for error in row) for row in rows)
 
 
 def _names_by_column(
@@ -102,8 +133,9 @@ def _names_by_column(
     return {name: image_names(require_column(frame, name, "image")) for name in image_columns}
 
 
-def _locate(names: Mapping[str, list[list[str]]], folder: Path) -> dict[str, str]:
-    """Return the absolute path of every image named."""
-    unique = (name for rows in names.values() for row in rows for name in row)
-    references, _ = find_images(folder, unique)
-    return {name: os.path.abspath(reference.path) for name, reference in references.items()}
+def _locate(names: Mapping[str, list[list[str]]], folder: Path) -> dict[str, Reference]:
+    """Return the file of every image named: that one or none, never another of like name."""
+    check_folder(folder)
+    unique = dict.fromkeys(name for rows in names.values() for row in rows for name in row)
+    found = {name: reference_to(folder, canonical_name(name, folder)) for name in unique}
+    return {name: file_reference(reference.path) for name, reference in found.items()}

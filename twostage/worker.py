@@ -102,8 +102,17 @@ class ShardWorker:
         embeddings = reused | work.computed
         self._remember_sizes(fine)
         rows = _rows(work.images, embeddings, self._sizes, self._store.schema)
-        self._store.write_part(shard.part, rows)
+        if not self._is_committed(shard.part, rows):
+            self._store.write_part(shard.part, rows)
         return ShardRecord(len(work.computed), len(fine) - len(work.computed))
+
+    def _is_committed(self, part: str, rows: pa.Table) -> bool:
+        """Whether the part holds these very rows, so that it need not be written again."""
+        if part not in self._store.parts():
+            return False
+        names = [name for name in rows.schema.names if name != "embedding"]
+        old = {row["image"]: row for row in self._store.read_part(part, names).to_pylist()}
+        return all(old.get(row["image"]) == row for row in rows.select(names).to_pylist())
 
     def _reuse(self, work: _Work, shard: Shard) -> dict[str, np.ndarray]:
         """Take over the embeddings of known bytes; embed those whose row is gone meanwhile."""

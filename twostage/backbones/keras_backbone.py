@@ -87,9 +87,8 @@ class KerasBackbone:
             return np.asarray(self.model.predict_on_batch(batch), dtype=np.float32)[:n]
 
 
-@lru_cache(maxsize=2)
 def load_backbone(settings: BackboneSettings, device: str | None = None) -> KerasBackbone:
-    """Build the backbone that the settings ask for, and resolve its spec.
+    """Build the backbone that the settings ask for, and resolve its spec; the last two are kept.
 
     Parameters
     ----------
@@ -104,17 +103,25 @@ def load_backbone(settings: BackboneSettings, device: str | None = None) -> Kera
         If the weights can't be had or don't fit, or the layer can't be stripped to.
     """
     settings = settings.with_defaults()
+    file = settings.weights_file
+    return _load(settings, hash_file(file) if file else None, device)
+
+
+@lru_cache(maxsize=2)
+def _load(
+    settings: BackboneSettings, weights_file_hash: str | None, device: str | None
+) -> KerasBackbone:
     architecture = find_architecture(str(settings.backbone))
     with _on(device):
-        trunk = _load_trunk(architecture, settings)
+        trunk, pooling = _load_trunk(architecture, settings)
         model = _with_preprocessing(trunk, architecture, int(settings.image_size or 0))
     spec = BackboneSpec(
         architecture=architecture.name,
         weights=_provenance(settings),
         weights_digest=hash_weights(_arrays(trunk)),
-        weights_file_hash=hash_file(settings.weights_file) if settings.weights_file else None,
+        weights_file_hash=weights_file_hash,
         layer=str(settings.layer),
-        pooling=settings.pooling,
+        pooling=pooling,
         dim=int(model.output.shape[-1]),
         input_size_px=int(settings.image_size or 0),
         resize=str(settings.resize),
@@ -124,8 +131,16 @@ def load_backbone(settings: BackboneSettings, device: str | None = None) -> Kera
     return KerasBackbone(spec, model, device)
 
 
-def _load_trunk(architecture: Architecture, settings: BackboneSettings) -> Any:
-    """Load the weights into the first variant of the network that has the layer and takes them."""
+def _load_trunk(architecture: Architecture, settings: BackboneSettings) -> tuple[Any, str | None]:
+    """Load the weights into the first variant of the network that has the layer and takes them.
+
+    Returns
+    -------
+    trunk : keras.Model
+        From preprocessed pixels to embeddings.
+    pooling : {"avg", "max"} or None
+        What made a vector of a feature map, if there was one.
+    """
     failures: list[str] = []
     for has_top in _variants(architecture, settings):
         network = _construct(architecture, settings, has_top)
@@ -134,8 +149,25 @@ def _load_trunk(architecture: Architecture, settings: BackboneSettings) -> Any:
         except (ValueError, OSError, KeyError) as error:
             failures.append(f"{'with' if has_top else 'without'} top: {_first_line(error)}")
             continue
-        return keras.Model(network.input, _embedding_of(network, architecture, settings, has_top))
+        if has_top and settings.layer == PENULTIMATE and not architecture.needs_top:
+            network, has_top = _without_top(network, architecture, settings), False
+        embedding, pooling = _embedding_of(network, architecture, settings, has_top)
+        return keras.Model(network.input, embedding), pooling
     raise BackboneError(_misfit_message(architecture, settings, failures))
+
+
+def _without_top(network: Any, architecture: Architecture, settings: BackboneSettings) -> Any:
+    """Return the network as it is built without top, with the weights of one that has it."""
+    trunk = _construct(architecture, settings, has_top=False)
+    _set_weights(trunk, network.get_weights()[: len(trunk.weights)])
+    return trunk
+
+
+def _set_weights(network: Any, values: list[np.ndarray]) -> None:
+    network.set_weights(values)
+    for layer in network.layers:
+        if isinstance(layer, keras.layers.Normalization):
+            layer.finalize_state()  # it computes with copies that set_weights leaves as they were
 
 
 def _variants(architecture: Architecture, settings: BackboneSettings) -> list[bool]:
@@ -203,10 +235,7 @@ def _load_weights(
         )
     except Exception as error:  # Keras raises a bare Exception when a download fails
         raise BackboneError(_no_weights_message(architecture, error)) from error
-    network.set_weights(source.get_weights())
-    for layer in network.layers:
-        if isinstance(layer, keras.layers.Normalization):
-            layer.finalize_state()  # it computes with copies that set_weights leaves as they were
+    _set_weights(network, source.get_weights())
 
 
 def _load_file(network: Any, file: str) -> None:
@@ -252,24 +281,24 @@ def _with_imagenet_rescaling(network: Any) -> Any:
 
 def _embedding_of(
     network: Any, architecture: Architecture, settings: BackboneSettings, has_top: bool
-) -> Any:
-    """Return the tensor that becomes the embedding, of shape (n, dim)."""
-    if settings.layer != PENULTIMATE:
-        tensor = network.get_layer(settings.layer).output
-    elif has_top:
-        tensor = network.get_layer(architecture.classifier).input
-    else:
-        tensor = network.output
-    if len(tensor.shape) == 2:
-        return tensor
-    if len(tensor.shape) != 4:
-        raise UsageError(
-            f"Layer '{settings.layer}' gives a tensor of shape {tensor.shape[1:]}; an embedding "
-            "needs a vector or a feature map. Name another --layer."
-        )
-    if settings.pooling == "max":
-        return keras.layers.GlobalMaxPooling2D()(tensor)
-    return keras.layers.GlobalAveragePooling2D()(tensor)
+) -> tuple[Any, str | None]:
+    """Return the tensor that becomes the embedding, of shape (n, dim), and how it was pooled."""
+    if settings.layer == PENULTIMATE and not has_top:
+        return network.output, settings.pooling
+    if settings.layer == PENULTIMATE:
+        entering = network.get_layer(architecture.classifier).input
+        return keras.layers.Flatten()(entering), None
+    tensor = network.get_layer(settings.layer).output
+    if len(tensor.shape) == 4 and settings.pooling == "max":
+        return keras.layers.GlobalMaxPooling2D()(tensor), "max"
+    if len(tensor.shape) == 4:
+        return keras.layers.GlobalAveragePooling2D()(tensor), "avg"
+    if len(tensor.shape) == 2 and settings.pooling is None:
+        return tensor, None
+    raise UsageError(
+        f"Layer '{settings.layer}' gives a tensor of shape {tensor.shape[1:]}, which can't be "
+        f"{'pooled' if settings.pooling else 'an embedding'}. Name a feature map or a vector."
+    )
 
 
 def _with_preprocessing(trunk: Any, architecture: Architecture, size_px: int) -> Any:

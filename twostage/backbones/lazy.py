@@ -14,12 +14,12 @@ log = logging.getLogger("twostage")
 
 
 class LazyBackbone:
-    """A backbone as asked for, or as a store has it.
+    """A backbone as asked for, or as a store or a model has it.
 
     Parameters
     ----------
-    settings : BackboneSettings
-        What was asked for.
+    wanted : BackboneSettings or BackboneSpec
+        What is asked for. A spec is resolved already: what is built must be the same.
     device : {"auto", "cpu", "gpu"}
         Where it is to run.
 
@@ -29,17 +29,21 @@ class LazyBackbone:
         Description of the device, once the backbone is built.
     """
 
-    def __init__(self, settings: BackboneSettings, device: str):
+    def __init__(self, wanted: BackboneSettings | BackboneSpec, device: str):
         self.device: str | None = None
-        self._settings = settings
-        self._requested_device = device
+        self._settings = BackboneSettings()
         self._expected: BackboneSpec | None = None
+        if isinstance(wanted, BackboneSpec):
+            self._expected = wanted
+        else:
+            self._settings = wanted
+        self._requested_device = device
         self._built: KerasBackbone | None = None
 
     @property
     def spec(self) -> BackboneSpec:
-        """What it is; builds it."""
-        return self.get().spec
+        """What it is; builds it, if that is not known yet."""
+        return self._expected or self.get().spec
 
     def expect(self, spec: BackboneSpec) -> None:
         """Go on with the backbone of a store.
@@ -49,6 +53,8 @@ class LazyBackbone:
         StoreError
             If something else was asked for; it says what differs.
         """
+        if self._expected is not None:
+            _refuse(spec.differences(self._expected))
         _refuse(spec.conflicts(self._settings))
         self._expected = spec
         if not spec.knows_weights_file(self._settings):
@@ -82,6 +88,6 @@ def build(settings: BackboneSettings, device: str) -> "tuple[KerasBackbone, str]
 def _refuse(differences: Sequence[str]) -> None:
     if differences:
         raise StoreError(
-            f"The store was made by another backbone: {'; '.join(differences)}. Give another "
-            "folder for the store, or leave these options out to go on with the store's."
+            f"The embeddings there were made by another backbone: {'; '.join(differences)}. Give "
+            "another folder for the store, or ask for the same backbone and the same weights."
         )

@@ -70,13 +70,18 @@ class BackboneSettings:
         return Path(self.weights) if self.weights not in (None, "imagenet", "random") else None
 
     def with_defaults(self) -> "BackboneSettings":
-        """Return the settings with every open choice made (``pooling`` may stay None)."""
+        """Return the settings with every open choice made.
+
+        ``pooling`` stays None where only the built network tells whether there is a feature map.
+        """
         architecture = find_architecture(self.backbone or "mobilenet_v2")
+        has_feature_map = self.layer in (None, PENULTIMATE) and not architecture.needs_top
         return replace(
             self,
             backbone=architecture.name,
             weights=self.weights or "imagenet",
             layer=self.layer or PENULTIMATE,
+            pooling=self.pooling or ("avg" if has_feature_map else None),
             image_size=self.image_size or architecture.input_size_px,
             resize=self.resize or "crop",
             dtype=self.dtype or "float32",

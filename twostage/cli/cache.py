@@ -22,8 +22,8 @@ def info() -> None:
     stores = cached_stores()
     print_result(f"{cache_folder()}: {plural(len(stores), 'backbone')}.")
     for store in stores:
-        size = store.size_bytes / 1e6
-        print_result(f"  {store.name}: {plural(store.n_images, 'image')}, {size:.1f} MB")
+        held = "damaged" if store.n_images is None else plural(store.n_images, "image")
+        print_result(f"  {store.name}: {held}, {store.size_bytes / 1e6:.1f} MB")
 
 
 @cache.command()
@@ -33,5 +33,5 @@ def clear() -> None:
 
     cleared = clear_cache()
     size = sum(store.size_bytes for store in cleared) / 1e6
-    n_images = sum(store.n_images for store in cleared)
+    n_images = sum(store.n_images or 0 for store in cleared)
     print_result(f"Deleted {plural(n_images, 'embedding')}, {size:.1f} MB.")

@@ -39,7 +39,7 @@ def demo(ctx: click.Context, output: str, random_state: int) -> None:
     """
     started = time.perf_counter()
     folder = Path(output)
-    if folder.exists() and any(folder.iterdir()):
+    if folder.is_file() or (folder.exists() and any(folder.iterdir())):
         raise UsageError(f"'{output}' is not empty. Give a new folder with -o.")
     from twostage.demo import N_IMAGES, make_demo_data
     from twostage.model import read_model

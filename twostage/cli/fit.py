@@ -15,7 +15,7 @@ from twostage.cli.options import (
     random_state_option,
     run_options,
 )
-from twostage.cli.output import plural, print_json, print_result, say, told
+from twostage.cli.output import UNREADABLE, plural, print_json, print_result, say, told
 from twostage.errors import UsageError
 
 if TYPE_CHECKING:
@@ -62,7 +62,10 @@ if TYPE_CHECKING:
 @random_state_option
 @quiet_option
 @json_option
+@click.pass_context
 def fit(
+    ctx: click.Context,
+    /,
     store: str | None,
     model: str,
     table: str | None,
@@ -79,6 +82,7 @@ def fit(
     """
     from twostage.fitting import check_table, fit_and_score
     from twostage.model import check_destination, write_model
+    from twostage.sources import check_usable
     from twostage.targets import prepare_target
 
     check_destination(model)
@@ -88,15 +92,19 @@ def fit(
     check_table(frame, settings)
     target = prepare_target(frame[settings.target], settings.task, log_target=settings.log_target)
     blocks, backbone = _embed(frame, settings, store, images, options, quiet)
+    n_unusable = check_usable(blocks)
     fitted = fit_and_score(frame, blocks, target, settings, backbone)
     write_model(fitted, model)
     if as_json:
-        print_json(_record(fitted, model))
+        print_json(_record(fitted, model) | {"n_unusable": n_unusable})
     else:
-        print_result(describe(fitted, model, blocks))
+        print_result(describe(fitted, model))
+    if n_unusable:
+        say(f"{plural(n_unusable, 'row')} with an unusable image, whose embedding is missing.")
+        ctx.exit(UNREADABLE)
 
 
-def describe(fitted: "FittedModel", path: str, blocks: "dict[str, ImageBlock]") -> str:
+def describe(fitted: "FittedModel", path: str) -> str:
     """Put a fitted model in words."""
     settings, held_out = fitted.settings, fitted.holdout
     lines = [
@@ -104,9 +112,6 @@ def describe(fitted: "FittedModel", path: str, blocks: "dict[str, ImageBlock]") 
         f"{plural(fitted.n_rows, 'row')}.",
         *_feature_lines(fitted),
     ]
-    n_without = sum(int((block.n_images == 0).sum()) for block in blocks.values())
-    if n_without and fitted.dims:
-        lines.append(f"No usable image: {plural(n_without, 'row')}; its embedding is missing.")
     if held_out is not None:
         kept = "" if held_out.n_groups == held_out.n_rows else f" ({held_out.n_groups:,} groups)"
         lines.append(

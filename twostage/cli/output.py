@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -42,7 +43,16 @@ def print_result(text: str) -> None:
 
 def print_json(record: dict[str, Any]) -> None:
     """Print a summary as one JSON object."""
-    print_result(json.dumps(record))
+    print_result(json.dumps(_without_nan(record), allow_nan=False))
+
+
+def _without_nan(value: Any) -> Any:
+    """Replace what JSON has no number for by null."""
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def plural(n: int, word: str) -> str:

@@ -51,11 +51,14 @@ def predict(
     on a folder per class needs no table: it predicts for all images.
     """
     from twostage.model import read_model
-    from twostage.table.files import write_table
+    from twostage.sources import check_usable
+    from twostage.table.files import check_parent, write_table
 
+    check_parent(output)
     fitted = read_model(model)
     frame = _read_rows(fitted, table, images, store)
     blocks = _embed(fitted, frame, images, store, quiet, options)
+    check_usable(blocks)
     predictions = fitted.prediction_table(frame, blocks)
     write_table(predictions, output)
     n_errors = int(predictions["error"].notna().sum())
@@ -115,7 +118,7 @@ def _embed(
         return blocks
     with told(quiet) as progress:
         how = ExtractionOptions(**options, progress=progress)
-        blocks, _ = blocks_from_files(frame, columns, str(images), spec.to_settings(), how)
+        blocks, _ = blocks_from_files(frame, columns, str(images), spec, how)
     return blocks
 
 

@@ -1,7 +1,8 @@
 """The stage-two learners. A head has scikit-learn's ``fit``, ``predict`` and ``predict_proba``.
 
 A new head is one file and one row here: a class with ``fit(X, y, groups)``, ``predict_proba`` or
-``predict``, ``save(path)`` and ``load(path)``.
+``predict``, ``save(folder)`` and ``load(folder, is_classification)``, and ``FILE``, the name of
+what it saves.
 """
 
 from typing import Any

@@ -10,7 +10,6 @@ import numpy as np
 from twostage.errors import DataError
 from twostage.splits import holdout
 
-FILE = "head.txt"
 _MAX_TREES = 2000
 _PATIENCE = 50
 _MIN_ROWS_TO_STOP_EARLY = 100
@@ -40,13 +39,15 @@ class LightGBMHead:
     random_state : int
         Of the inner split and of LightGBM's sampling.
     n_jobs : int, optional
-        Threads; as many as there are cores if None.
+        Threads; as many as there are cores if None. Small data is trained on one, faster so.
 
     Attributes
     ----------
     booster_ : lightgbm.Booster
         The trees.
     """
+
+    FILE = "head.txt"
 
     def __init__(
         self,
@@ -92,16 +93,15 @@ class LightGBMHead:
         proba = self._predict(X)
         return np.column_stack([1 - proba, proba]) if proba.ndim == 1 else proba
 
-    def save(self, folder: Path) -> str:
-        """Write the trees as LightGBM's text, and return the file's name."""
-        self.booster_.save_model(folder / FILE)
-        return FILE
+    def save(self, folder: Path) -> None:
+        """Write the trees as LightGBM's own text."""
+        self.booster_.save_model(folder / self.FILE)
 
     @classmethod
     def load(cls, folder: Path, is_classification: bool) -> "LightGBMHead":
         """Read what `save` wrote."""
         head = cls(is_classification)
-        head.booster_ = lightgbm.Booster(model_file=folder / FILE)
+        head.booster_ = lightgbm.Booster(model_file=folder / cls.FILE)
         return head
 
     def _predict(self, X: np.ndarray) -> np.ndarray:

@@ -15,6 +15,8 @@ from PIL import Image, UnidentifiedImageError
 from twostage.errors import ImageError
 
 _WITH_ALPHA = ("RGBA", "LA", "PA", "RGBa", "La")
+# Whatever the name says. Pillow knows more, some of which start other programs (EPS: Ghostscript).
+_FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF")
 _ORIENTATION = 0x0112  # the EXIF tag
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -54,7 +56,7 @@ def decode(data: bytes, size_px: int, resize: str = "crop") -> tuple[np.ndarray,
     Parameters
     ----------
     data : bytes
-        A whole image file, of any format Pillow knows.
+        A whole JPEG, PNG, GIF, WebP, BMP, TIFF or AVIF file; of several frames the first counts.
     size_px : int
         Height and width of the result.
     resize : {"crop", "squash", "pad"}
@@ -76,7 +78,7 @@ def decode(data: bytes, size_px: int, resize: str = "crop") -> tuple[np.ndarray,
     if not data:
         raise ImageError("decode", "the file is empty")
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
             width, height = image.size
             scale = _scale(width, height, size_px, resize)
             # A JPEG decodes at 1/2, 1/4 or 1/8 for a fraction of the cost.

@@ -110,6 +110,11 @@ def reference_to(folder: Path, name: str) -> Reference:
     return Reference(_encode(name), os.path.join(folder, name), None, None)
 
 
+def file_reference(path: str) -> Reference:
+    """Make the reference to a file that is named by its absolute path."""
+    return reference_to(Path(), os.path.abspath(path))
+
+
 def canonical_name(name: str, folder: Path | None = None) -> str:
     """Bring a name to the form a store uses: POSIX, without ``./``, relative to ``folder``."""
     name = posixpath.normpath(str(name).strip())

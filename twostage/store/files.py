@@ -10,7 +10,7 @@ from twostage.errors import StoreError
 RECORD = "_store.json"
 LOCK = "_lock"
 HOLDER = "_run.json"
-PART = re.compile(r"part-(\d+)\.parquet")
+PART = re.compile(r"part-(\d{6,})\.parquet")
 _TEMPORARY = "_tmp-"
 
 
@@ -28,6 +28,14 @@ def check_folder(folder: Path) -> None:
         raise StoreError(f"'{folder}' is a file. Give a folder for the store.")
     if not (folder / RECORD).exists() and not all(map(is_ours, os.listdir(folder))):
         raise StoreError(f"'{folder}' is a folder with other files in it. Give a new folder.")
+
+
+def delete_files(folder: Path) -> None:
+    """Delete a store's files, and the folder if nothing else is in it."""
+    for name in filter(is_ours, os.listdir(folder)):
+        (folder / name).unlink()
+    if not os.listdir(folder):
+        folder.rmdir()
 
 
 def replace_file(path: Path, data: Any) -> None:

@@ -31,20 +31,21 @@ def locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
     """
     check_folder(folder)
     lock = FileLock(folder / LOCK, timeout=-1 if wait else 0)
+    holder = {"pid": os.getpid(), "host": platform.node()}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire()
+        remove_leftovers(folder)
+        replace_file(folder / HOLDER, json.dumps(holder).encode())
     except Timeout:
         raise StoreError(
             f"Store '{folder}' is being written by {_holder(folder)}. Wait for it to end, or stop "
             "it: what it has committed stays."
         ) from None
     except OSError as error:
+        lock.release()
         raise StoreError(f"Can't write the store '{folder}': {error.strerror}.") from error
     try:
-        remove_leftovers(folder)
-        holder = {"pid": os.getpid(), "host": platform.node()}
-        replace_file(folder / HOLDER, json.dumps(holder).encode())
         yield
     finally:
         (folder / HOLDER).unlink(missing_ok=True)

@@ -111,10 +111,10 @@ def _must_look_again(
     retry_errors: bool,
     verify: bool,
 ) -> bool:
+    if listed.size_bytes is None:
+        return False  # the file is still, or by now, gone: what was computed from it stands
     if error is not None and (retry_errors or error.startswith("read")):
         return True
-    if listed.size_bytes is None:
-        return False  # the file is gone: what was computed from it stands until it is pruned
     if verify or not mtime_ns:
         return True
     return (listed.size_bytes, listed.mtime_ns) != (size_bytes, mtime_ns)

@@ -2,8 +2,8 @@
 
 import json
 import os
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from twostage.errors import StoreError
-from twostage.store.files import PART, RECORD, check_folder, is_ours, replace_file
+from twostage.store.files import PART, RECORD, check_folder, delete_files, replace_file
 from twostage.store.locking import locked
 from twostage.store.schema import INDEX_COLUMNS, SPEC_KEY, embedding_matrix, part_schema
 
@@ -52,13 +52,23 @@ class EmbeddingStore:
 
     def __init__(self, path: str | os.PathLike[str]):
         self.path = Path(path)
-        record = self._read_record()
-        self.spec: dict[str, Any] = record["spec"]
+        self.spec = self._read_spec()
         self.schema = part_schema(self.spec)
 
     @classmethod
-    def create(cls, path: str | os.PathLike[str], spec: Mapping[str, Any]) -> "EmbeddingStore":
+    def create(
+        cls, path: str | os.PathLike[str], spec: Mapping[str, Any], identity: str | None = None
+    ) -> "EmbeddingStore":
         """Make an empty store for a backbone.
+
+        Parameters
+        ----------
+        path : path-like
+            The folder.
+        spec : mapping
+            The backbone's record, as ``BackboneSpec.to_dict`` gives it.
+        identity : str, optional
+            Digest of what gives its embeddings their meaning.
 
         Raises
         ------
@@ -70,6 +80,7 @@ class EmbeddingStore:
         record = {
             "format_version": FORMAT_VERSION,
             "spec": dict(spec),
+            "identity": identity,
             "seen": None,
             "versions": {name: version(name) for name in _RECORDED_LIBRARIES},
         }
@@ -129,24 +140,30 @@ class EmbeddingStore:
         Raises
         ------
         StoreError
-            If the part is damaged.
+            If the part is damaged, or made by another backbone.
         """
+        with self._opened(part) as file:
+            return file.read(columns=None if columns is None else list(columns))
+
+    @contextmanager
+    def _opened(self, part: str) -> Iterator[pq.ParquetFile]:
+        """Open one part; what is read from it is of one state, also if it is replaced meanwhile."""
         try:
             with pq.ParquetFile(self.path / part) as file:
-                metadata = file.schema_arrow.metadata or {}
-                rows = file.read(columns=None if columns is None else list(columns))
+                if (file.schema_arrow.metadata or {}).get(SPEC_KEY) != self.schema.metadata[
+                    SPEC_KEY
+                ]:
+                    raise StoreError(
+                        f"Part '{self.path / part}' was made by another backbone than the store "
+                        "it lies in. Move it out of the folder."
+                    )
+                yield file
         except (pa.ArrowException, OSError, ValueError) as error:
             reason = str(error).splitlines()[0]
             raise StoreError(
                 f"Part '{self.path / part}' can't be read ({reason}). Delete it and run the same "
                 "'twostage extract' again: only its images are embedded anew."
             ) from error
-        if metadata.get(SPEC_KEY) != self.schema.metadata[SPEC_KEY]:
-            raise StoreError(
-                f"Part '{self.path / part}' was made by another backbone than the store it lies "
-                "in. Move it out of the folder."
-            )
-        return rows
 
     def embeddings(self, images: Sequence[str]) -> np.ndarray:
         """Return the embeddings of images, in the order given.
@@ -204,10 +221,7 @@ class EmbeddingStore:
 
     def delete(self) -> None:
         """Delete the store: its own files, and the folder if nothing else is in it."""
-        for name in filter(is_ours, os.listdir(self.path)):
-            (self.path / name).unlink()
-        if not os.listdir(self.path):
-            self.path.rmdir()
+        delete_files(self.path)
 
     def _gather(self, column: str, wanted: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """Collect the embeddings of the rows whose ``column`` holds the wanted values.
@@ -221,26 +235,24 @@ class EmbeddingStore:
         names = pa.array(wanted, pa.string())
         matrix = np.full((len(wanted), self.dim), np.nan, np.float32)
         is_found = np.zeros(len(wanted), dtype=bool)
-        for part in self.parts():
-            keys = self.read_part(part, [column, "error"])
-            is_fine = pc.is_null(keys["error"])
-            here = pc.index_in(
-                names, value_set=pc.if_else(is_fine, keys[column], None).combine_chunks()
-            )
-            rows = here.to_numpy(zero_copy_only=False)
-            found = np.flatnonzero(~np.isnan(rows))
-            if len(found):
-                embeddings = self.read_part(part, ["embedding"])["embedding"]
-                taken = embeddings.take(pa.array(rows[found].astype(np.int64)))
-                matrix[found] = embedding_matrix(taken, self.dim)
-                is_found[found] = True
+        for part in self.parts() if wanted else ():
+            with self._opened(part) as file:
+                keys = file.read(columns=[column, "error"])
+                fine = pc.if_else(pc.is_null(keys["error"]), keys[column], None)
+                rows = pc.index_in(names, value_set=fine.combine_chunks())
+                found = np.flatnonzero(rows.is_valid().to_numpy(zero_copy_only=False))
+                if len(found):
+                    embeddings = file.read(columns=["embedding"])["embedding"]
+                    taken = embeddings.take(rows.take(pa.array(found)))
+                    matrix[found] = embedding_matrix(taken, self.dim)
+                    is_found[found] = True
         return matrix, is_found
 
     def _index_of(self, part: str) -> pa.Table:
         rows = self.read_part(part, INDEX_COLUMNS).replace_schema_metadata(None)
         return rows.append_column("part", pa.array([part] * len(rows), pa.string()))
 
-    def _read_record(self) -> dict[str, Any]:
+    def _read_spec(self) -> dict[str, Any]:
         if not self.path.exists():
             raise StoreError(f"There is no store '{self.path}'. Make it with 'twostage extract'.")
         try:
@@ -256,4 +268,10 @@ class EmbeddingStore:
                 f"Store '{self.path}' is of format version {found}; this twostage reads version "
                 f"{FORMAT_VERSION}. Use the twostage that wrote it, or extract again."
             )
-        return dict(record)
+        spec = record.get("spec")
+        if not isinstance(spec, dict) or not {"dim", "storage_dtype"} <= set(spec):
+            raise StoreError(
+                f"Store '{self.path}' is damaged: its {RECORD} does not say which backbone made "
+                "it. Extract again into another folder."
+            )
+        return spec

@@ -5,16 +5,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from sklearn.model_selection import KFold
+from sklearn.model_selection import GroupKFold, KFold
 from sklearn.preprocessing import OneHotEncoder, StandardScaler, TargetEncoder
 
 from twostage.errors import DataError
-from twostage.table.roles import CATEGORICAL, NUMERIC, Column
+from twostage.table.roles import CATEGORICAL, HIGH_CARDINALITY, NUMERIC, Column
 
 LEAF_TYPES = {"scale": StandardScaler, "one_hot": OneHotEncoder, "target": TargetEncoder}
-# What a file with a leaf may hold beside the types that skops trusts by itself.
-TRUSTED_TYPES = ("sklearn.model_selection._split.KFold",)
-MAX_ONE_HOT = 30
 _N_FOLDS = 5
 _LARGEST = 1e30  # squares of standardised values must stay finite in float64, values in float32
 
@@ -25,7 +22,7 @@ class TableEncoder:
     Numeric columns are standardised and keep their missing values, which trees know how to use.
     Categories become one column each, missing values among them; those unseen at fit become
     zeros. A column of more than 30 categories is encoded by the target instead, cross-fitted so
-    that no training row sees its own target.
+    that no training row sees its own target, nor that of its group.
 
     Parameters
     ----------
@@ -52,6 +49,7 @@ class TableEncoder:
         *,
         is_classification: bool,
         random_state: int,
+        groups: np.ndarray | None = None,
     ) -> tuple["TableEncoder", np.ndarray]:
         """Learn the encoders and encode the rows they are learned on.
 
@@ -67,18 +65,24 @@ class TableEncoder:
             What ``y`` is.
         random_state : int
             Of the folds in which categories are encoded by the target.
+        groups : int array of shape (n_rows,), optional
+            Rows of one group are in one fold: none is encoded with the target of its group.
 
         Returns
         -------
         encoder : TableEncoder
         features : float32 array of shape (n_rows, n_features)
         """
-        wiring = _wire(frame, columns)
-        leaves = _make_leaves(wiring, y, is_classification, random_state)
+        wiring = _wire(columns)
+        target_type = _target_type(y, is_classification)
+        folds = _folds(len(frame), groups, random_state) if "target" in wiring else []
+        leaves = {key: _make_leaf(key, target_type, folds) for key in wiring}
         features = [
             leaf.fit_transform(_input_of(key, frame, wiring[key]), y)
             for key, leaf in leaves.items()
         ]
+        if "target" in leaves:
+            leaves["target"].set_params(cv=_N_FOLDS)  # the folds have done their work
         return cls(wiring, leaves), _side_by_side(features, len(frame))
 
     def transform(self, frame: pd.DataFrame) -> np.ndarray:
@@ -107,33 +111,38 @@ class TableEncoder:
         return names
 
 
-def _wire(frame: pd.DataFrame, columns: Sequence[Column]) -> dict[str, list[str]]:
-    wiring: dict[str, list[str]] = {"scale": [], "one_hot": [], "target": []}
+def _wire(columns: Sequence[Column]) -> dict[str, list[str]]:
+    """Return which columns go to which encoder, by their roles alone."""
+    encoder_of = {NUMERIC: "scale", CATEGORICAL: "one_hot", HIGH_CARDINALITY: "target"}
+    wiring: dict[str, list[str]] = {key: [] for key in encoder_of.values()}
     for column in columns:
-        if column.role == NUMERIC:
-            wiring["scale"].append(column.name)
-        elif column.role == CATEGORICAL:
-            is_wide = frame[column.name].nunique() > MAX_ONE_HOT
-            wiring["target" if is_wide else "one_hot"].append(column.name)
+        if column.role in encoder_of:
+            wiring[encoder_of[column.role]].append(column.name)
     return {key: names for key, names in wiring.items() if names}
 
 
-def _make_leaves(
-    wiring: Mapping[str, Sequence[str]],
-    y: np.ndarray,
-    is_classification: bool,
-    random_state: int,
-) -> dict[str, Any]:
-    target_type = "continuous"
-    if is_classification:
-        target_type = "binary" if len(np.unique(y)) == 2 else "multiclass"
-    folds = KFold(_N_FOLDS, shuffle=True, random_state=random_state)
+def _target_type(y: np.ndarray, is_classification: bool) -> str:
+    if not is_classification:
+        return "continuous"
+    return "binary" if len(np.unique(y)) == 2 else "multiclass"
+
+
+def _folds(n_rows: int, groups: np.ndarray | None, random_state: int) -> list[Any]:
+    rows = np.empty(n_rows)
+    if groups is None or len(np.unique(groups)) < _N_FOLDS:
+        splitter = KFold(_N_FOLDS, shuffle=True, random_state=random_state)
+    else:
+        splitter = GroupKFold(_N_FOLDS, shuffle=True, random_state=random_state)
+    return list(splitter.split(rows, rows, groups))
+
+
+def _make_leaf(key: str, target_type: str, folds: list[Any]) -> Any:
     options: dict[str, dict[str, Any]] = {
         "scale": {},
         "one_hot": {"handle_unknown": "ignore", "sparse_output": False},
         "target": {"target_type": target_type, "cv": folds},
     }
-    return {key: LEAF_TYPES[key](**options[key]) for key in wiring}
+    return LEAF_TYPES[key](**options[key])
 
 
 def _input_of(key: str, frame: pd.DataFrame, columns: Sequence[str]) -> np.ndarray:

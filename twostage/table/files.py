@@ -11,11 +11,12 @@ import pyarrow.parquet as pq
 
 from twostage.errors import DataError, UsageError, did_you_mean
 
+PathLike = str | os.PathLike[str]
 IMAGE_COLUMN, FOLDER_COLUMN = "image", "folder"
 _PARQUET = (".parquet", ".pq")
 
 
-def read_table(path: str | os.PathLike[str]) -> pd.DataFrame:
+def read_table(path: PathLike) -> pd.DataFrame:
     """Read a CSV or Parquet file, told apart by its ending.
 
     Raises
@@ -74,7 +75,16 @@ def table_from_folders(names: Sequence[str]) -> pd.DataFrame:
     return pd.DataFrame({IMAGE_COLUMN: list(names), FOLDER_COLUMN: folders})
 
 
-def write_table(frame: pd.DataFrame, path: str | os.PathLike[str]) -> None:
+def check_parent(path: PathLike) -> None:
+    """Raise UsageError if a file can't be written there for want of a folder."""
+    file = Path(path)
+    if file.is_dir():
+        raise UsageError(f"'{path}' is a folder. Give the name of a file to write.")
+    if not file.parent.is_dir():
+        raise UsageError(f"There is no folder '{file.parent}' to write '{file.name}' to. Make it.")
+
+
+def write_table(frame: pd.DataFrame, path: PathLike) -> None:
     """Write a table whole or not at all, as Parquet or else CSV, by the path's ending."""
     file = Path(path)
     temporary = file.with_name(f"_tmp-{file.name}")

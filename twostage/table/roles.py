@@ -10,6 +10,9 @@ from pandas.api import types
 from twostage.errors import UsageError, did_you_mean, listed
 
 NUMERIC, CATEGORICAL, IGNORED = "numeric", "categorical", "ignored"
+HIGH_CARDINALITY = "categorical of many values"
+MAX_ONE_HOT = 30
+LIKE_AN_ID = "all values differ, like an id"
 _NEARLY_ALL = 0.9
 _FEW_ROWS = 10
 
@@ -22,7 +25,7 @@ class Column:
     ----------
     name : str
         As in the table.
-    role : {"numeric", "categorical", "ignored"}
+    role : {"numeric", "categorical", "categorical of many values", "ignored"}
         How it is used.
     dtype : str
         As pandas names it, when the role was told.
@@ -102,11 +105,15 @@ def _role_of(
     if name in overrides.numeric:
         return NUMERIC, None
     if name in overrides.categorical:
-        return CATEGORICAL, None
+        return _category_role(values), None
     reason = _reason_to_ignore(values, image_endings)
     if reason is not None:
         return IGNORED, reason
-    return (NUMERIC if _is_numeric(values) else CATEGORICAL), None
+    return (NUMERIC if _is_numeric(values) else _category_role(values)), None
+
+
+def _category_role(values: pd.Series) -> str:
+    return HIGH_CARDINALITY if values.nunique() > MAX_ONE_HOT else CATEGORICAL
 
 
 def _is_numeric(values: pd.Series) -> bool:
@@ -133,7 +140,7 @@ def _reason_to_ignore(values: pd.Series, image_endings: tuple[str, ...]) -> str 
     if types.is_float_dtype(values.dtype) or len(present) < _FEW_ROWS:
         return None
     if n_distinct == len(present):
-        return "all values differ, like an id"
+        return LIKE_AN_ID
     if not _is_numeric(values) and n_distinct > _NEARLY_ALL * len(present):
         return "nearly all values differ"
     return None
