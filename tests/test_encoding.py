@@ -180,7 +180,7 @@ def test_feature_names_are_those_of_the_columns_side_by_side():
             "area": np.arange(N)[::-1] * 2.0,
         }
     )
-    roles = {"site": CATEGORICAL, "zip": CATEGORICAL, "age": NUMERIC, "area": NUMERIC}
+    roles = {"site": CATEGORICAL, "zip": HIGH_CARDINALITY, "age": NUMERIC, "area": NUMERIC}
     columns = [_column(name, role) for name, role in roles.items()]
     encoder, features = TableEncoder.fit_transform(
         frame, columns, np.arange(N) % 2, is_classification=True, random_state=0

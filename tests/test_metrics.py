@@ -156,10 +156,19 @@ def test_interval_by_groups_is_wider_when_groups_repeat_rows(name):
 
 @pytest.mark.parametrize("name", ["auc", "balanced_accuracy"])
 def test_resamples_without_a_class_are_left_out_of_the_interval(name):
-    y = np.r_[1, np.zeros(11, int)]
+    y = np.r_[1, np.zeros(23, int)]
     proba = np.column_stack([1 - y, y]) * 0.8 + 0.1
-    score = score_classification(y, proba, np.arange(12))[name]
+    score = score_classification(y, proba, np.arange(24))[name]
     assert score == Score(1.0, 1.0, 1.0)
+
+
+def test_few_groups_give_no_interval():
+    y = np.arange(40) % 2
+    proba = np.column_stack([1 - y, y]) * 0.8 + 0.1
+    score = score_classification(y, proba, np.arange(40) // 3)["auc"]
+    assert score.value == 1.0
+    assert np.isnan([score.low, score.high]).all()
+    assert str(score) == "1.000 (too few rows for an interval)"
 
 
 def test_auc_of_one_class_is_nan_and_the_other_scores_stand():

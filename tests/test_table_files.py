@@ -7,7 +7,13 @@ import pandas as pd
 import pytest
 
 from twostage.errors import DataError, UsageError
-from twostage.table.files import read_table, require_column, table_from_folders, write_table
+from twostage.table.files import (
+    check_parent,
+    read_table,
+    require_column,
+    table_from_folders,
+    write_table,
+)
 
 FRAME = pd.DataFrame(
     {"image": ["ä b.jpg", "c;d.jpg", None], "age": [1.5, None, 3.0], "n": [1, 2, 3]}
@@ -55,10 +61,8 @@ def test_a_path_without_a_file_is_a_wrong_call(tmp_path, name):
 @pytest.mark.parametrize(
     ("name", "data"),
     [
-        ("empty.csv", b""),
         ("ragged.csv", b"a,b\n1,2\n1,2,3,4\n"),
         ("open quote.csv", b'a\n"x\n'),
-        ("latin1.csv", "city\nMünchen\n".encode("latin1")),
         ("empty.parquet", b""),
         ("text.parquet", b"a,b\n1,2\n"),
         ("cut.parquet", b"PAR1" + bytes(100)),
@@ -69,6 +73,32 @@ def test_what_is_no_table_is_refused_in_one_line(tmp_path, name, data):
     with pytest.raises(DataError, match=f"{name}' can't be read as a table: [^\\[]+$") as caught:
         read_table(tmp_path / name)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "is empty"),
+        ("city\nMünchen\n".encode("latin1"), "is no UTF-8 text .* Save it as UTF-8"),
+    ],
+)
+def test_an_empty_file_and_one_in_another_encoding_are_told_apart(tmp_path, data, message):
+    (tmp_path / "t.csv").write_bytes(data)
+    with pytest.raises(DataError, match=message):
+        read_table(tmp_path / "t.csv")
+
+
+@pytest.mark.parametrize("mark", [",", ";", "\t"])
+def test_the_separator_is_read_off_the_head(tmp_path, mark):
+    (tmp_path / "t.csv").write_text(f"a{mark}b\n1{mark}x\n", encoding="utf-8-sig")
+    assert read_table(tmp_path / "t.csv").to_dict("list") == {"a": [1], "b": ["x"]}
+
+
+def test_an_output_that_can_not_be_written_is_refused_beforehand(tmp_path):
+    for name, message in (("no/p.csv", "no folder"), ("p.xlsx", "must end in"), ("", "a folder")):
+        with pytest.raises(UsageError, match=message):
+            check_parent(tmp_path / name)
+    check_parent(tmp_path / "p.parquet")
 
 
 @pytest.mark.parametrize("name", ["t.csv", "t.parquet"])

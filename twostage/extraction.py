@@ -90,10 +90,16 @@ class ExtractionSummary:
         Images asked for.
     n_computed, n_reused, n_unchanged : int
         Embedded now; taken from an image of equal bytes; as they were.
+    n_gone : int
+        Of the unchanged ones, those whose file is not there any more.
+    n_others : int
+        Images in the store that were not asked for.
     n_errors : int
         Images asked for whose row has no embedding.
     errors : dict of str to int
         Those, by kind and reason.
+    first_error : str or None
+        The first of them.
     seconds : float
         Wall time.
     device : str or None
@@ -109,8 +115,11 @@ class ExtractionSummary:
     n_computed: int
     n_reused: int
     n_unchanged: int
+    n_gone: int
+    n_others: int
     n_errors: int
     errors: dict[str, int]
+    first_error: str | None
     seconds: float
     device: str | None = None
     note: str | None = None
@@ -237,8 +246,11 @@ def _embed_into(
         n_computed=sum(record.n_computed for record in records),
         n_reused=sum(record.n_reused for record in records),
         n_unchanged=plan.n_unchanged,
+        n_gone=plan.n_gone,
+        n_others=len(store.index()) - len(references),
         n_errors=len(errors),
         errors=dict(Counter(errors.values()).most_common()),
+        first_error=next(iter(errors), None),
         seconds=time.perf_counter() - started,
         device=backbone.device,
     )

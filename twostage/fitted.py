@@ -159,7 +159,8 @@ class FittedModel:
         -------
         DataFrame
             The image columns and the group as given, ``prediction``, ``proba_<class>`` for each
-            class, ``n_images``, ``error``.
+            class, ``n_images``, ``error``. Predictions are missing where the model saw nothing:
+            it looks at images alone, and the row has none.
         """
         named = {*self.settings.image_columns, self.settings.group}
         given = [name for name in frame.columns if name in named]
@@ -172,6 +173,8 @@ class FittedModel:
             table |= {f"proba_{label}": proba[:, k] for k, label in enumerate(self.classes)}
         used = list(blocks.values())
         table["n_images"] = sum((b.n_images for b in used), np.zeros(len(frame), np.int64))
+        if not self.table_columns:
+            table = _without_guesses(table, table["n_images"] == 0)
         errors = zip(*(block.errors for block in used), strict=True)
         table["error"] = [_joined(row) for row in errors] or [None] * len(frame)
         return pd.DataFrame(table).astype({"error": "string"})
@@ -184,6 +187,15 @@ class FittedModel:
                 f"{'it' if len(missing) == 1 else 'them'}."
             )
         return side_by_side(self.encoder.transform(frame), [blocks[name] for name in self.dims])
+
+
+def _without_guesses(table: dict[str, Any], is_blind: np.ndarray) -> dict[str, Any]:
+    """Take back the predictions of rows of which nothing was seen."""
+    if not is_blind.any():
+        return table
+    guesses = [name for name in table if name == "prediction" or name.startswith("proba_")]
+    masked = {name: pd.Series(table[name]).convert_dtypes().mask(is_blind) for name in guesses}
+    return table | masked
 
 
 def side_by_side(encoded: np.ndarray, blocks: Sequence[ImageBlock]) -> np.ndarray:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 N_RESAMPLES = 2000
+MIN_GROUPS = 20  # a bootstrap of fewer draws claims a certainty that is not there
 LEVEL = 0.95
 _MAX_CELLS = 20_000_000  # of a weight matrix: 160 MB
 
@@ -23,7 +24,7 @@ class Score:
     value : float
         On the rows as they are.
     low, high : float
-        Ends of the 95% interval: percentiles of a bootstrap over groups.
+        Ends of the 95% interval: percentiles of a bootstrap over groups; NaN under 20 groups.
     """
 
     value: float
@@ -31,6 +32,8 @@ class Score:
     high: float
 
     def __str__(self) -> str:
+        if not np.isfinite([self.low, self.high]).all():
+            return f"{_short(self.value)} (too few rows for an interval)"
         return f"{_short(self.value)} (95% interval {_short(self.low)} to {_short(self.high)})"
 
 
@@ -105,6 +108,8 @@ def _score(
 ) -> dict[str, Score]:
     once = np.ones((1, len(y)))
     values = {name: metric(y, predicted, once)[0] for name, metric in metrics.items()}
+    if len(np.unique(groups)) < MIN_GROUPS:
+        return {name: _with_interval(value, np.empty(0)) for name, value in values.items()}
     resampled = {name: np.empty(N_RESAMPLES) for name in metrics}
     rng = np.random.default_rng(random_state)
     step = max(1, min(N_RESAMPLES, _MAX_CELLS // len(y)))

@@ -29,8 +29,14 @@ _BACKBONE_FOLDER = "backbone"
 _RECORDED_LIBRARIES = ("twostage", "scikit-learn", "lightgbm", "skops", "numpy", "pandas")
 
 
-def check_destination(path: PathLike) -> None:
-    """Raise UsageError if a model can't be written there; an older model may be replaced."""
+def check_destination(path: PathLike) -> bool:
+    """Raise UsageError if a model can't be written there.
+
+    Returns
+    -------
+    bool
+        Whether an older model is there, which would be replaced.
+    """
     folder = Path(path)
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"'{path}' is a file. Give a folder for the model.")
@@ -38,6 +44,7 @@ def check_destination(path: PathLike) -> None:
         raise UsageError(
             f"'{path}' is a folder with other files in it than a model's. Give a new folder."
         )
+    return (folder / RECORD).is_file()
 
 
 def _holds_only_a_model(folder: Path) -> bool:

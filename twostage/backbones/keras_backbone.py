@@ -147,7 +147,7 @@ def _load_trunk(architecture: Architecture, settings: BackboneSettings) -> tuple
         try:
             _load_weights(network, architecture, settings, has_top)
         except (ValueError, OSError, KeyError) as error:
-            failures.append(f"{'with' if has_top else 'without'} top: {_first_line(error)}")
+            failures.append(_first_line(error))
             continue
         if has_top and settings.layer == PENULTIMATE and not architecture.needs_top:
             network, has_top = _without_top(network, architecture, settings), False
@@ -345,7 +345,7 @@ def _no_weights_message(architecture: Architecture, error: Exception) -> str:
 def _misfit_message(
     architecture: Architecture, settings: BackboneSettings, failures: list[str]
 ) -> str:
-    said = "; ".join(failures)
+    said = "; or ".join(dict.fromkeys(failures))
     if settings.weights_file is None:
         return f"The weights do not fit '{architecture.name}' at {settings.image_size} px ({said})."
     fix = "Give the file of that architecture"
@@ -359,4 +359,4 @@ def _misfit_message(
 
 def _first_line(error: BaseException) -> str:
     text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0][:200]
+    return text.splitlines()[0][:400]

@@ -93,7 +93,14 @@ def describe(summary: "ExtractionSummary") -> str:
         lines.append(summary.note)
     if summary.n_errors:
         reasons = ", ".join(f"{n:,} {reason}" for reason, n in summary.errors.items())
-        lines.append(f"{plural(summary.n_errors, 'image')} could not be used: {reasons}.")
+        lines.append(
+            f"{plural(summary.n_errors, 'image')} could not be used: {reasons}; first: "
+            f"'{summary.first_error}'. The store's column 'error' tells of each."
+        )
+    if summary.n_gone:
+        lines.append(f"{plural(summary.n_gone, 'file')} not there any more; embeddings kept.")
+    if summary.n_others:
+        lines.append(f"The store holds {plural(summary.n_others, 'image')} besides these.")
     return "\n".join(lines)
 
 

@@ -85,7 +85,7 @@ def fit(
     from twostage.sources import check_usable
     from twostage.targets import prepare_target
 
-    check_destination(model)
+    is_replacing = check_destination(model)
     _check_combination(store, images, table, target_from_folder, options)
     frame = _read_rows(store, images, table, target_from_folder)
     settings = _settings(options, target_from_folder)
@@ -95,6 +95,8 @@ def fit(
     n_unusable = check_usable(blocks)
     fitted = fit_and_score(frame, blocks, target, settings, backbone)
     write_model(fitted, model)
+    if is_replacing:
+        say(f"The older model in '{model}' was replaced.")
     if as_json:
         print_json(_record(fitted, model) | {"n_unusable": n_unusable})
     else:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+from contextlib import nullcontext
 from typing import Any
 
 import click
@@ -26,14 +27,21 @@ class _Group(click.Group):
         return list(self.commands)  # in the order of the work
 
     def invoke(self, ctx: click.Context) -> Any:
+        asks_for_help = {"-h", "--help"} & {*ctx.args, *ctx._protected_args}
         try:
-            with results_apart():
+            with nullcontext() if asks_for_help else results_apart():
                 return super().invoke(ctx)
         except TwoStageError as error:
             say(f"Error: {error}")
             ctx.exit(error.exit_code)
+        except OSError as error:
+            say(f"Error: {error.strerror or error}: '{error.filename}'. Check path and rights.")
+            ctx.exit(TwoStageError.exit_code)
         except KeyboardInterrupt:
-            say("Interrupted. What is committed stays; run the same command again to continue.")
+            say(
+                "Interrupted. To continue, run the same command again: images whose part was "
+                "committed are not computed anew."
+            )
             ctx.exit(INTERRUPTED)
 
 

@@ -1,5 +1,6 @@
 """``twostage predict``: a model and a table into predictions."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -55,6 +56,8 @@ def predict(
     from twostage.table.files import check_parent, write_table
 
     check_parent(output)
+    if table is not None and Path(output).resolve() == Path(table).resolve():
+        raise UsageError(f"'{output}' is the table itself. Give another file for the predictions.")
     fitted = read_model(model)
     frame = _read_rows(fitted, table, images, store)
     blocks = _embed(fitted, frame, images, store, quiet, options)

@@ -16,6 +16,7 @@ _MIN_ROWS_TO_STOP_EARLY = 100
 _MIN_GROUPS = 10
 _N_TREES_WITHOUT_STOPPING = 100
 _N_SAMPLED_FEATURES = 256
+_MANY_CLASSES = 20
 _MIN_CELLS_FOR_THREADS = 10_000_000
 
 
@@ -118,17 +119,19 @@ class LightGBMHead:
 
     def _parameters(self, X: np.ndarray, y: np.ndarray) -> dict[str, Any]:
         n_features = X.shape[1]
+        is_slow = self.is_classification and y.max() >= _MANY_CLASSES  # a tree per class and round
+        n_sampled = _N_SAMPLED_FEATURES // 4 if is_slow else _N_SAMPLED_FEATURES
         n_classes = int(y.max()) + 1 if self.is_classification else 0
         objective = {0: "regression", 2: "binary"}.get(n_classes, "multiclass")
         return {
             "objective": objective,
             "num_class": n_classes if objective == "multiclass" else 1,
-            "learning_rate": 0.05,
+            "learning_rate": 0.05 if n_classes <= _MANY_CLASSES else 0.1,
             "num_leaves": 15,
             "min_data_in_leaf": min(20, max(1, len(y) // 20)),
             "lambda_l2": 10.0 if n_features > _N_SAMPLED_FEATURES else 0.0,
             "max_bin": 63 if n_features > _N_SAMPLED_FEATURES else 255,
-            "feature_fraction": min(1.0, _N_SAMPLED_FEATURES / n_features),
+            "feature_fraction": min(1.0, n_sampled / n_features),
             "seed": self.random_state,
             "deterministic": True,
             "force_col_wise": True,

@@ -26,8 +26,16 @@ def check_folder(folder: Path) -> None:
         return
     if not folder.is_dir():
         raise StoreError(f"'{folder}' is a file. Give a folder for the store.")
-    if not (folder / RECORD).exists() and not all(map(is_ours, os.listdir(folder))):
+    if (folder / RECORD).exists():
+        return
+    names = os.listdir(folder)
+    if not all(map(is_ours, names)):
         raise StoreError(f"'{folder}' is a folder with other files in it. Give a new folder.")
+    if any(map(PART.fullmatch, names)):
+        raise StoreError(
+            f"'{folder}' holds parts of a store but no {RECORD}, which says what made them. Put it "
+            "back, or give a new folder."
+        )
 
 
 def delete_files(folder: Path) -> None:

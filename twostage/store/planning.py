@@ -48,10 +48,13 @@ class Plan:
         New parts first, then those to rewrite.
     n_unchanged : int
         Images whose row can stay as it is.
+    n_gone : int
+        Those of them whose file is not there any more; their embeddings stand.
     """
 
     shards: list[Shard]
     n_unchanged: int
+    n_gone: int = 0
 
 
 def make_plan(
@@ -88,7 +91,7 @@ def make_plan(
     stored = dict(zip(index["image"].to_pylist(), rows, strict=True))
     fresh: list[Listed] = []
     again: dict[str, list[Listed]] = {}
-    n_unchanged = 0
+    n_unchanged = n_gone = 0
     for listed in manifest:
         row = stored.get(listed.image)
         if row is None:
@@ -97,9 +100,10 @@ def make_plan(
             again.setdefault(row[0], []).append(listed)
         else:
             n_unchanged += 1
+            n_gone += listed.size_bytes is None and row[3] is None
     # New parts first: a renamed image is found by its bytes as long as its old row stands.
     shards = [*_new_shards(fresh, n_parts), *(Shard(*item) for item in sorted(again.items()))]
-    return Plan(shards, n_unchanged)
+    return Plan(shards, n_unchanged, n_gone)
 
 
 def _must_look_again(

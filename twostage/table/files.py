@@ -36,9 +36,13 @@ def read_table(path: PathLike) -> pd.DataFrame:
         if file.suffix.lower() in _PARQUET:
             frame = pd.read_parquet(file)
         else:
-            frame = pd.read_csv(file, low_memory=False)
+            frame = pd.read_csv(file, sep=_separator(file), low_memory=False)
     except DataError:
         raise
+    except UnicodeDecodeError as error:
+        raise DataError(f"'{path}' is no UTF-8 text ({error}). Save it as UTF-8.") from error
+    except pd.errors.EmptyDataError as error:
+        raise DataError(f"Table '{path}' is empty.") from error
     except (ValueError, OSError, pd.errors.ParserError, pa.ArrowException) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise DataError(f"'{path}' can't be read as a table: {reason}") from error
@@ -80,6 +84,8 @@ def check_parent(path: PathLike) -> None:
     file = Path(path)
     if file.is_dir():
         raise UsageError(f"'{path}' is a folder. Give the name of a file to write.")
+    if file.suffix.lower() not in (*_PARQUET, ".csv"):
+        raise UsageError(f"'{path}' must end in .csv or .parquet, which says what to write.")
     if not file.parent.is_dir():
         raise UsageError(f"There is no folder '{file.parent}' to write '{file.name}' to. Make it.")
 
@@ -102,12 +108,20 @@ def write_table(frame: pd.DataFrame, path: PathLike) -> None:
             temporary.unlink()
 
 
+def _separator(file: Path) -> str:
+    """Return what separates the columns of a CSV file: ``;`` or a tab if its head has no comma."""
+    with open(file, encoding="utf-8-sig") as text:
+        head = text.readline()
+    return next((mark for mark in (",", ";", "\t") if mark in head), ",")
+
+
 def _repeated_names(file: Path) -> list[str]:
     """Return the column names that a file has twice, which pandas would rename or choke on."""
     if file.suffix.lower() in _PARQUET:
         names = pq.read_schema(file).names
     else:
-        names = pd.read_csv(file, header=None, nrows=1, dtype=str).iloc[0].dropna().tolist()
+        head = pd.read_csv(file, sep=_separator(file), header=None, nrows=1, dtype=str)
+        names = head.iloc[0].dropna().tolist()
     return [name for name in dict.fromkeys(names) if names.count(name) > 1]
 
 
