@@ -135,7 +135,7 @@ class LightGBMHead:
             "seed": self.random_state,
             "deterministic": True,
             "force_col_wise": True,
-            "num_threads": self._n_threads(X),
+            "num_threads": self._n_threads(X, n_trees_a_round=max(1, n_classes)),
             "verbose": -1,
         }
 
@@ -166,8 +166,8 @@ class LightGBMHead:
         )
         return max(1, int(booster.best_iteration))
 
-    def _n_threads(self, X: np.ndarray) -> int:
-        if X.size < _MIN_CELLS_FOR_THREADS:
+    def _n_threads(self, X: np.ndarray, n_trees_a_round: int = 1) -> int:
+        if X.size * n_trees_a_round < _MIN_CELLS_FOR_THREADS:
             return 1  # threads that wait for each other at every leaf would take longer
         return self.n_jobs if self.n_jobs and self.n_jobs > 0 else int(joblib.cpu_count())
 
