@@ -218,6 +218,7 @@ class _TwoStage(_BackboneParameters, BaseEstimator):
     """What the classifier and the regressor share."""
 
     model_: FittedModel
+    _task: str
 
     def __init__(
         self,
@@ -327,7 +328,7 @@ class _TwoStage(_BackboneParameters, BaseEstimator):
         return tags
 
     def _prepare_target(self, values: pd.Series) -> Target:
-        raise NotImplementedError
+        return prepare_target(values, self._task)
 
     def _adopt(self, model: FittedModel) -> None:
         self.model_ = model
@@ -428,6 +429,8 @@ device, cache_dir
     [0, 0, 0, 1, 1, 1]
     """
 
+    _task = "classification"
+
     def predict_proba(self, X: Any) -> np.ndarray:
         """Return class probabilities.
 
@@ -446,7 +449,7 @@ device, cache_dir
     def _prepare_target(self, values: pd.Series) -> Target:
         if not values.isna().any():
             check_classification_targets(values.to_numpy())
-        return prepare_target(values, "classification")
+        return super()._prepare_target(values)
 
     def _adopt(self, model: FittedModel) -> None:
         super()._adopt(model)
@@ -468,8 +471,7 @@ class TwoStageRegressor(RegressorMixin, _TwoStage):
     True
     """
 
-    def _prepare_target(self, values: pd.Series) -> Target:
-        return prepare_target(values, "regression")
+    _task = "regression"
 
 
 def load_model(
