@@ -263,7 +263,7 @@ def test_read_bytes_returns_what_the_file_holds_and_its_status(tmp_path):
         ("missing.jpg", "no such file"),
         ("", "a folder or a device, not a file"),
         (os.devnull, "a folder or a device, not a file"),
-        ("a\0b.jpg", "embedded null byte"),
+        ("a\0b.jpg", "not a possible path"),
         ("a" * 300, "file name too long"),
     ],
 )

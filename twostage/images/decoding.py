@@ -45,9 +45,10 @@ def read_bytes(path: str | Path) -> tuple[bytes, os.stat_result]:
             return file.read(), os.fstat(file.fileno())
     except FileNotFoundError:
         raise ImageError("read", "no such file") from None
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise ImageError("read", reason.lower()) from None
+    except ValueError:
+        raise ImageError("read", "not a possible path") from None
+    except OSError as error:
+        raise ImageError("read", (error.strerror or str(error)).lower()) from None
 
 
 def decode(data: bytes, size_px: int, resize: str = "crop") -> tuple[np.ndarray, int, int]:
