@@ -221,3 +221,9 @@ def test_given_columns_may_not_bear_the_names_of_predictions(
     settings = FitSettings("value", group=name)
     with pytest.raises(DataError, match=f"'{name}' bears the name"):
         check_table(frame.rename(columns={"patient": name}), settings)
+
+
+def test_a_row_without_a_group_is_remembered_without_one(frame: pd.DataFrame) -> None:
+    frame["patient"] = frame["patient"].where(frame.index != 3)
+    model = fit_model(frame, {}, prepare_target(frame["value"]), TABLE_ONLY)
+    assert model.trained_on["group"].isna().tolist() == [i == 3 for i in range(N)]

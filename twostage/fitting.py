@@ -260,11 +260,12 @@ def _trained_on(
     names = [column.name for column in columns if column.role != IGNORED]
     used = frame[[*names, *blocks]].astype(object)
     rows = used.where(used.notna(), None).astype(str).to_numpy().tolist()
-    groups = frame[settings.group].astype(str).to_numpy() if settings.group else None
+    values = frame[settings.group] if settings.group else [None] * len(frame)
+    groups = [None if pd.isna(value) else str(value) for value in values]
     return pd.DataFrame(
         {
             "content_hash": _content_hashes(blocks) or [[] for _ in range(len(frame))],
-            "group": pd.Series(groups, range(len(frame)), dtype=object),
+            "group": pd.Series(groups, dtype=object),
             "row_digest": [hash_json(row) for row in rows],
         }
     )
