@@ -3,6 +3,7 @@
 import ast
 import json
 import pkgutil
+import re
 import subprocess
 import sys
 from importlib import import_module
@@ -16,12 +17,14 @@ PACKAGE = Path(twostage.__file__).parent
 # Floors from the ground up. Rooms of one floor do not import each other.
 FLOORS = [
     ["errors", "fingerprint", "pixels", "demo"],
-    ["splits", "metrics", "targets"],
-    ["images", "backbones", "store", "table", "heads", "executors"],
+    ["splits", "metrics", "targets", "recipes", "features", "ridge", "saving"],
+    ["images", "backbones", "store", "table", "blocks", "heads", "executors"],
     ["joins", "worker"],
-    ["extraction", "fitted"],
-    ["cache", "fitting", "model"],
-    ["sources"],
+    ["extraction", "rows"],
+    ["cache", "encoding"],
+    ["members", "sources"],
+    ["blending", "tuning", "fitted"],
+    ["fitting", "model"],
     ["estimator"],
     ["cli"],
 ]
@@ -78,10 +81,12 @@ def test_only_one_module_imports_keras_at_its_top() -> None:
 
 
 def test_no_module_opens_a_pickle() -> None:
+    opens = re.compile(
+        r"import (pickle|cloudpickle|dill)|pickle\.(loads?|Unpickler)"
+        r"|joblib\.load|allow_pickle=True"
+    )
     for file in PACKAGE.rglob("*.py"):
-        text = file.read_text()
-        assert "pickle" not in text.replace("No pickle", ""), file
-        assert "joblib.load" not in text, file
+        assert not opens.search(file.read_text()), file
 
 
 @pytest.mark.parametrize("code", ["import twostage", "import twostage.cli.main"])

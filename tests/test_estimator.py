@@ -19,6 +19,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from twostage import ImageEmbedder, TwoStageClassifier, TwoStageRegressor, load_model
 from twostage.errors import ImagesError
+from twostage.splits import inner_folds
 
 
 @parametrize_with_checks([TwoStageClassifier(), TwoStageRegressor()])
@@ -178,17 +179,20 @@ def test_the_embedder_works_in_a_pipeline(houses: pd.DataFrame, fake_backbone: F
     assert fake_backbone.n_embedded == 40
 
 
-def test_equal_groups_reach_the_head(houses: pd.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = {}
+@pytest.mark.parametrize("head", ["lightgbm", "linear"])
+def test_equal_groups_reach_the_head(
+    houses: pd.DataFrame, monkeypatch: pytest.MonkeyPatch, head: str
+) -> None:
+    seen = []
 
-    def spy(y: np.ndarray, *, groups: np.ndarray, **options: object) -> tuple:
-        seen["groups"] = groups
-        return np.arange(0, 100), np.arange(100, len(y))
+    def spy(y: np.ndarray, *, groups: np.ndarray, **options: object) -> list:
+        seen.append(groups)
+        return inner_folds(y, groups=groups, **options)
 
-    monkeypatch.setattr("twostage.heads.lightgbm.holdout", spy)
+    monkeypatch.setattr(f"twostage.heads.{head}.inner_folds", spy)
     X = pd.DataFrame({"area": np.linspace(0, 1, 120)})
-    TwoStageRegressor().fit(X, X["area"], groups=np.repeat(np.arange(60), 2))
-    assert seen["groups"].tolist() == np.repeat(np.arange(60), 2).tolist()
+    TwoStageRegressor(head=head).fit(X, X["area"], groups=np.repeat(np.arange(60), 2))
+    assert seen[0].tolist() == np.repeat(np.arange(60), 2).tolist()
 
 
 def test_a_polars_table_is_a_table(houses: pd.DataFrame, fake_backbone: FakeBuilder) -> None:

@@ -8,11 +8,12 @@ import pytest
 
 from twostage import fitting
 from twostage.errors import DataError, UsageError
-from twostage.fitted import FitSettings
-from twostage.fitting import check_table, fit_and_score, fit_model, split_groups
+from twostage.fitted import FitSettings, FittedModel
+from twostage.fitting import check_table, fit_and_score, fit_model, split_groups, training_rows
 from twostage.joins import ImageBlock
+from twostage.rows import TrainingRows
 from twostage.table.roles import RoleOverrides
-from twostage.targets import prepare_target
+from twostage.targets import Target, prepare_target
 
 N = 200
 
@@ -41,15 +42,25 @@ SETTINGS = FitSettings("value", image_columns=("photo",), group="patient")
 TABLE_ONLY = replace(SETTINGS, features="table")
 
 
+def fit(
+    frame: pd.DataFrame, blocks: dict, target: Target, settings: FitSettings, weight: object = None
+) -> FittedModel:
+    """Fit on all rows of a table."""
+    groups = frame[settings.group] if settings.group in frame else ()
+    return fit_model(
+        training_rows(frame, blocks, target, settings, groups, weight), target, settings
+    )
+
+
 def test_the_held_out_rows_are_seen_by_nothing_that_is_scored(
     frame: pd.DataFrame, block: ImageBlock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trained, scored = [], []
-    fit, score = fitting.fit_model, fitting.score_model
+    fit_rows, score = fitting.fit_model, fitting.score_model
 
-    def spy_fit(rows: pd.DataFrame, *args: object) -> object:
-        trained.append(set(rows.index))
-        return fit(rows, *args)
+    def spy_fit(rows: TrainingRows, *args: object) -> object:
+        trained.append(set(rows.frame.index))
+        return fit_rows(rows, *args)
 
     def spy_score(model: object, rows: pd.DataFrame, *args: object) -> object:
         scored.append(set(rows.index))
@@ -87,7 +98,7 @@ def test_rows_with_images_of_equal_bytes_are_one_group(
 
 
 def test_target_group_and_images_are_no_features(frame: pd.DataFrame, block: ImageBlock) -> None:
-    model = fit_model(frame, {"photo": block}, prepare_target(frame["value"]), SETTINGS)
+    model = fit(frame, {"photo": block}, prepare_target(frame["value"]), SETTINGS)
     assert model.table_columns == ["age", "site"]
     assert model.dims == {"photo": 4}
 
@@ -104,7 +115,7 @@ def test_features_say_what_the_head_sees(
     frame: pd.DataFrame, block: ImageBlock, features: str, columns: list, dims: list
 ) -> None:
     settings = replace(SETTINGS, features=features)
-    model = fit_model(frame, {"photo": block}, prepare_target(frame["value"]), settings)
+    model = fit(frame, {"photo": block}, prepare_target(frame["value"]), settings)
     assert (model.table_columns, list(model.dims)) == (columns, dims)
 
 
@@ -124,12 +135,12 @@ def test_nothing_left_to_learn_from_is_an_error_that_says_why(frame: pd.DataFram
     settings = FitSettings("value", features="table", roles=RoleOverrides(ignore=("age",)))
     target = prepare_target(frame["value"])
     with pytest.raises(DataError, match=r"'age': on request; 'patient': all values differ"):
-        fit_model(frame[["age"]].assign(patient=range(N)), {}, target, settings)
+        fit(frame[["age"]].assign(patient=range(N)), {}, target, settings)
 
 
 def test_the_same_seed_gives_the_same_model(frame: pd.DataFrame, block: ImageBlock) -> None:
     target = prepare_target(frame["value"])
-    first, second = (fit_model(frame, {"photo": block}, target, SETTINGS) for _ in range(2))
+    first, second = (fit(frame, {"photo": block}, target, SETTINGS) for _ in range(2))
     np.testing.assert_array_equal(
         first.predict(frame, {"photo": block}), second.predict(frame, {"photo": block})
     )
@@ -137,25 +148,21 @@ def test_the_same_seed_gives_the_same_model(frame: pd.DataFrame, block: ImageBlo
 
 def test_a_missing_column_is_named(frame: pd.DataFrame) -> None:
     settings = FitSettings("value", features="table", group="patient")
-    model = fit_model(
-        frame[["age", "site", "patient"]], {}, prepare_target(frame["value"]), settings
-    )
+    model = fit(frame[["age", "site", "patient"]], {}, prepare_target(frame["value"]), settings)
     with pytest.raises(DataError, match="lacks 'age', which the model was trained with"):
         model.predict(frame[["site"]], {})
 
 
 def test_columns_are_taken_by_name(frame: pd.DataFrame) -> None:
     settings = FitSettings("value", features="table", group="patient")
-    model = fit_model(
-        frame[["age", "site", "patient"]], {}, prepare_target(frame["value"]), settings
-    )
+    model = fit(frame[["age", "site", "patient"]], {}, prepare_target(frame["value"]), settings)
     np.testing.assert_array_equal(
         model.predict(frame, {}), model.predict(frame[["site", "age"]], {})
     )
 
 
 def test_a_model_remembers_what_it_was_trained_on(frame: pd.DataFrame, block: ImageBlock) -> None:
-    model = fit_model(frame, {"photo": block}, prepare_target(frame["value"]), SETTINGS)
+    model = fit(frame, {"photo": block}, prepare_target(frame["value"]), SETTINGS)
     assert list(model.trained_on) == ["content_hash", "group", "row_digest"]
     assert model.trained_on["content_hash"][3] == ["h3"]
     assert model.trained_on["group"][3] == "P0"
@@ -199,10 +206,10 @@ def test_roles_are_told_once_for_the_score_and_the_model(
     rooms[-1] = 0  # one repetition: without it, the column would look like an id
     frame = frame.assign(rooms=np.random.default_rng(3).permutation(rooms))
     seen = []
-    fit = fitting.fit_model
+    fit_rows = fitting.fit_model
 
     def spy(*args: object) -> object:
-        model = fit(*args)
+        model = fit_rows(*args)
         seen.append({column.name: column.role for column in model.columns})
         return model
 
@@ -225,5 +232,5 @@ def test_given_columns_may_not_bear_the_names_of_predictions(
 
 def test_a_row_without_a_group_is_remembered_without_one(frame: pd.DataFrame) -> None:
     frame["patient"] = frame["patient"].where(frame.index != 3)
-    model = fit_model(frame, {}, prepare_target(frame["value"]), TABLE_ONLY)
+    model = fit(frame, {}, prepare_target(frame["value"]), TABLE_ONLY)
     assert model.trained_on["group"].isna().tolist() == [i == 3 for i in range(N)]

@@ -71,21 +71,26 @@ def test_nothing_in_the_folder_is_a_pickle(
     frame: pd.DataFrame, blocks: dict[str, ImageBlock], tmp_path: Path
 ) -> None:
     write_model(fitted(frame, blocks, "dx"), tmp_path / "model")
-    files = sorted(path.name for path in (tmp_path / "model").iterdir())
-    assert files == [
-        "encoder-one_hot.skops",
-        "encoder-scale.skops",
-        "encoder-target.skops",
-        "head.txt",
+    files = [path for path in sorted((tmp_path / "model").rglob("*")) if path.is_file()]
+    assert [file.relative_to(tmp_path / "model").as_posix() for file in files] == [
+        "member-0/block-0.npz",
+        "member-0/encoding.json",
+        "member-0/head.json",
+        "member-0/head.txt",
+        "member-0/member.json",
+        "member-0/table/encoder.json",
+        "member-0/table/target.skops",
         "model.json",
         "trained_on.parquet",
     ]
-    for file in (tmp_path / "model").iterdir():
+    for file in files:
         with pytest.raises((pickle.UnpicklingError, ValueError, KeyError, EOFError, IndexError)):
             pickle.loads(file.read_bytes())
 
 
-@pytest.mark.parametrize("name", ["head.txt", "encoder-scale.skops", "trained_on.parquet"])
+@pytest.mark.parametrize(
+    "name", ["member-0/head.txt", "member-0/table/encoder.json", "trained_on.parquet"]
+)
 def test_a_changed_file_is_refused(
     frame: pd.DataFrame, blocks: dict[str, ImageBlock], tmp_path: Path, name: str
 ) -> None:
@@ -119,7 +124,7 @@ def test_a_failed_write_leaves_the_older_model(
     def fail(*args: object, **kwargs: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("twostage.model.skops.io.dump", fail)
+    monkeypatch.setattr("twostage.encoding.TableEncoder.save", fail)
     with pytest.raises(ModelError, match="No space left on device"):
         write_model(fitted(frame, blocks, "price"), tmp_path / "model")
     assert read_model(tmp_path / "model").settings.target == "dx"
@@ -187,7 +192,7 @@ def test_a_folder_with_a_record_and_other_files_is_not_replaced(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda r: {"schema_version": 1}, "lists no files"),
+        (lambda r: {"schema_version": 2}, "lists no files"),
         (lambda r: r | {"digests": {}}, "digest differs"),
         (lambda r: r | {"digests": r["digests"] | {"../../x": "0"}}, "outside itself"),
         (lambda r: r | {"settings": r["settings"] | {"head": "oracle"}}, "is damaged"),

@@ -14,6 +14,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import (
     _check_feature_names,
     _check_n_features,
+    _check_sample_weight,
     check_is_fitted,
     column_or_1d,
     validate_data,
@@ -24,7 +25,8 @@ from twostage.cache import embed_through_cache
 from twostage.errors import DataError, ImagesError
 from twostage.extraction import ExtractionOptions
 from twostage.fitted import FitSettings, FittedModel
-from twostage.fitting import fit_model, split_groups
+from twostage.fitting import fit_model, training_rows
+from twostage.heads import make_head
 from twostage.joins import ImageBlock, embedding_names
 from twostage.model import read_model, write_model
 from twostage.sources import blocks_from_files
@@ -32,6 +34,7 @@ from twostage.table.roles import LIKE_AN_ID, RoleOverrides
 from twostage.targets import Target, prepare_target
 
 PathLike = str | os.PathLike[str]
+_ROLES = ("numeric", "categorical", "date", "text", "vector", "ignore")
 
 
 class _BackboneParameters:
@@ -66,13 +69,16 @@ class _BackboneParameters:
         frame: pd.DataFrame,
         columns: Sequence[str],
         wanted: BackboneSettings | BackboneSpec,
+        pooling: str = "mean",
     ) -> tuple[dict[str, ImageBlock], dict[str, Any] | None]:
         """Return the embeddings of image columns, and the spec of what made them."""
         if not columns:
             return {}, None
         options = ExtractionOptions(self.batch_size, self.workers, self.device)
         root = self.image_root or os.curdir
-        blocks, store = blocks_from_files(frame, columns, root, wanted, options, self.cache_dir)
+        blocks, store = blocks_from_files(
+            frame, columns, root, wanted, options, self.cache_dir, pooling
+        )
         return blocks, store.spec
 
 
@@ -223,12 +229,23 @@ class _TwoStage(_BackboneParameters, BaseEstimator):
     def __init__(
         self,
         image_columns: Sequence[str] | str | None = None,
-        head: str = "lightgbm",
+        head: Any = "lightgbm",
         *,
         features: str = "both",
         numeric: Sequence[str] = (),
         categorical: Sequence[str] = (),
+        date: Sequence[str] = (),
+        text: Sequence[str] = (),
+        vector: Sequence[str] = (),
         ignore: Sequence[str] = (),
+        scaling: str | None = None,
+        categories: str | None = None,
+        image_features: str | None = None,
+        n_components: int | None = None,
+        image_pooling: str = "mean",
+        tune: int = 0,
+        class_weight: Mapping[Any, float] | str | None = None,
+        log_target: bool = False,
         backbone: str = "mobilenet_v2",
         weights: str = "imagenet",
         layer: str | None = None,
@@ -248,7 +265,18 @@ class _TwoStage(_BackboneParameters, BaseEstimator):
         self.features = features
         self.numeric = numeric
         self.categorical = categorical
+        self.date = date
+        self.text = text
+        self.vector = vector
         self.ignore = ignore
+        self.scaling = scaling
+        self.categories = categories
+        self.image_features = image_features
+        self.n_components = n_components
+        self.image_pooling = image_pooling
+        self.tune = tune
+        self.class_weight = class_weight
+        self.log_target = log_target
         self.backbone = backbone
         self.weights = weights
         self.layer = layer
@@ -263,7 +291,16 @@ class _TwoStage(_BackboneParameters, BaseEstimator):
         self.random_state = random_state
         self.n_jobs = n_jobs
 
-    def fit(self, X: Any, y: Any, groups: Any = None) -> Self:
+    def set_params(self, **params: Any) -> Self:
+        """Set parameters; ``head__...`` are those of the head, also where it is given by name."""
+        if isinstance(params.get("head", self.head), str) and any(
+            name.startswith("head__") for name in params
+        ):
+            self.head = make_head(params.pop("head", self.head))
+        super().set_params(**params)
+        return self
+
+    def fit(self, X: Any, y: Any, groups: Any = None, sample_weight: Any = None) -> Self:
         """Embed the images, and learn encoders and head.
 
         Parameters
@@ -274,7 +311,9 @@ class _TwoStage(_BackboneParameters, BaseEstimator):
         y : array of shape (n_rows,)
             The target.
         groups : array of shape (n_rows,), optional
-            Rows of one group stay together in the inner split that stops the training.
+            Rows of one group stay together in all inner splits.
+        sample_weight : array of shape (n_rows,), optional
+            Weights of the rows; those of weight 0 are left out.
 
         Raises
         ------
@@ -286,12 +325,18 @@ class _TwoStage(_BackboneParameters, BaseEstimator):
         target = self._prepare_target(values)
         settings = self._settings(frame, values, is_table=_is_table(X))
         used = () if settings.features == "table" else settings.image_columns
-        blocks, spec = self._blocks(frame, used, self._backbone_settings())
+        blocks, spec = self._blocks(frame, used, self._backbone_settings(), self.image_pooling)
         _warn_of_errors(blocks)
         if groups is not None:
             check_consistent_length(frame, groups)
-        linked = split_groups(blocks, [] if groups is None else groups, len(frame))
-        model = fit_model(frame, blocks, target, settings, linked)
+        if sample_weight is not None:
+            sample_weight = _check_sample_weight(
+                sample_weight, frame, dtype=np.float64, ensure_non_negative=True
+            )
+        rows = training_rows(
+            frame, blocks, target, settings, () if groups is None else groups, sample_weight
+        )
+        model = fit_model(rows, target, settings)
         _warn_of_ids(model)
         self._adopt(replace(model, backbone=spec))
         return self
@@ -311,16 +356,19 @@ class _TwoStage(_BackboneParameters, BaseEstimator):
         check_is_fitted(self, "model_")
         return self.model_.predict(*self._inputs(X))
 
-    def save(self, path: PathLike) -> None:
+    def save(self, path: PathLike, *, trusted: Sequence[str] = ()) -> None:
         """Write the fitted estimator as a model folder, for `load_model` and ``twostage predict``.
 
         Parameters
         ----------
         path : path-like
             The folder; an older model in its place is replaced.
+        trusted : sequence of str
+            Full names of types that may be saved though twostage does not know them: those of an
+            estimator of your own as a head.
         """
         check_is_fitted(self, "model_")
-        write_model(self.model_, path)
+        write_model(self.model_, path, trusted)
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
@@ -328,7 +376,7 @@ class _TwoStage(_BackboneParameters, BaseEstimator):
         return tags
 
     def _prepare_target(self, values: pd.Series) -> Target:
-        return prepare_target(values, self._task)
+        return prepare_target(values, self._task, log_target=self.log_target)
 
     def _adopt(self, model: FittedModel) -> None:
         self.model_ = model
@@ -341,17 +389,37 @@ class _TwoStage(_BackboneParameters, BaseEstimator):
             head=self.head,
             features=self.features,
             image_columns=() if images is None else _names(images),
-            roles=RoleOverrides(_names(numeric), _names(self.categorical), _names(self.ignore)),
+            log_target=self.log_target,
+            roles=RoleOverrides(
+                numeric=_names(numeric),
+                **{name: _names(getattr(self, name)) for name in _ROLES if name != "numeric"},
+            ),
+            recipe=self._recipe(),
+            image_pooling=self.image_pooling,
+            class_weight=self.class_weight,
+            n_tuned=self.tune,
             random_state=_seed(self.random_state),
             n_jobs=self.n_jobs,
         )
+
+    def _recipe(self) -> dict[str, Any]:
+        """Return what differs from the head's own recipe."""
+        wishes = {
+            "scaling": self.scaling,
+            "categories": self.categories,
+            "many_categories": self.categories,
+            "blocks": self.image_features,
+            "n_components": self.n_components,
+        }
+        return {name: wish for name, wish in wishes.items() if wish is not None}
 
     def _inputs(self, X: Any) -> tuple[pd.DataFrame, dict[str, ImageBlock]]:
         frame = self._to_frame(X, is_fit=False)
         if self.model_.backbone is None:
             return frame, {}
         spec = BackboneSpec.from_dict(self.model_.backbone, "the model")
-        blocks, _ = self._blocks(frame, list(self.model_.dims), spec)
+        pooling = self.model_.settings.image_pooling
+        blocks, _ = self._blocks(frame, list(self.model_.dims), spec, pooling)
         _warn_of_errors(blocks)
         return frame, blocks
 
@@ -394,12 +462,34 @@ class TwoStageClassifier(ClassifierMixin, _TwoStage):
     ----------
     image_columns : str or sequence of str, optional
         Columns of ``X`` that hold image paths.
-    head : str, default="lightgbm"
-        The learner.
+    head : str, Head, Blend or scikit-learn estimator, default="lightgbm"
+        The learner: "lightgbm", "keras", "linear", "random-forest", "svm", "blend" (the weighted
+        mean of linear and LightGBM), names joined by "+" (blended), a head with settings of your
+        own such as ``LightGBMHead(num_leaves=31)``, or any estimator. ``head__...`` are its
+        parameters in a search.
     features : {"both", "images", "table"}, default="both"
         What the head may see.
-    numeric, categorical, ignore : sequence of str
-        Columns taken as such, whatever they look like.
+    numeric, categorical, date, text, vector, ignore : sequence of str
+        Columns taken as such, whatever they look like. A vector column holds a list of numbers
+        in each row, of one length.
+    scaling : {"standard", "minmax", "robust", "quantile", "none"}, optional
+        Of numbers; what suits the head if None.
+    categories : {"onehot", "ordinal", "target", "native"}, optional
+        How categories are encoded; by their number and the head if None.
+    image_features : str, optional
+        What the head sees of embeddings, texts and vectors: "raw", "pca", "probe" or several
+        joined by "+"; what suits the head if None.
+    n_components : int, optional
+        Principal components, where they are used.
+    image_pooling : {"mean", "max", "first"}, default="mean"
+        What becomes of several images in a row.
+    tune : int, default=0
+        Settings of the head to try in the training rows.
+    class_weight : {"balanced"} or dict, optional
+        Weights of the classes, by label; "balanced" lets rare ones count as much as common ones.
+        For the classifier only.
+    log_target : bool, default=False
+        Whether to learn the logarithm of a positive target. For the regressor only.
     backbone, weights, layer, pooling, image_size, resize, image_root, batch_size, workers, \
 device, cache_dir
         See `ImageEmbedder`.
@@ -413,7 +503,7 @@ device, cache_dir
     classes_ : array of shape (n_classes,)
         Class labels, sorted.
     model_ : twostage.fitted.FittedModel
-        Encoders, head, columns and their roles.
+        Encoders, heads and their weights, columns and their roles.
     n_features_in_ : int
         Number of columns.
     feature_names_in_ : array of str
@@ -475,7 +565,11 @@ class TwoStageRegressor(RegressorMixin, _TwoStage):
 
 
 def load_model(
-    path: PathLike, *, image_root: PathLike | None = None, cache_dir: PathLike | None = None
+    path: PathLike,
+    *,
+    image_root: PathLike | None = None,
+    cache_dir: PathLike | None = None,
+    trusted: Sequence[str] = (),
 ) -> TwoStageClassifier | TwoStageRegressor:
     """Load a model folder, made by ``twostage fit`` or ``save``, as a fitted estimator.
 
@@ -489,6 +583,8 @@ def load_model(
         What relative image paths start from; the current folder if None.
     cache_dir : path-like, optional
         Where embeddings are cached; see `ImageEmbedder`.
+    trusted : sequence of str
+        As for ``save``. Code of these types does run.
 
     Returns
     -------
@@ -502,16 +598,23 @@ def load_model(
     ModelError
         If it is no model, of another version, or damaged.
     """
-    model = read_model(path)
+    model = read_model(path, trusted)
     kind = TwoStageClassifier if model.is_classification else TwoStageRegressor
     settings = model.settings
+    recipe = dict(settings.recipe)
     estimator = kind(
         settings.image_columns,
         settings.head,
         features=settings.features,
-        numeric=settings.roles.numeric,
-        categorical=settings.roles.categorical,
-        ignore=settings.roles.ignore,
+        **{name: getattr(settings.roles, name) for name in _ROLES},
+        scaling=recipe.get("scaling"),
+        categories=recipe.get("categories"),
+        image_features=recipe.get("blocks"),
+        n_components=recipe.get("n_components"),
+        image_pooling=settings.image_pooling,
+        tune=settings.n_tuned,
+        class_weight=settings.class_weight,
+        log_target=settings.log_target,
         image_root=image_root,
         cache_dir=cache_dir,
         random_state=settings.random_state,

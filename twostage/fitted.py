@@ -1,16 +1,17 @@
 """A fitted second stage: how it was asked for, what it learned, and how it predicts."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from twostage.errors import DataError, UsageError, listed
-from twostage.joins import ImageBlock
+from twostage.heads import heads_of, name_of
+from twostage.joins import POOLINGS, ImageBlock
+from twostage.members import Member
 from twostage.metrics import Score
-from twostage.table.encoding import TableEncoder
 from twostage.table.roles import IGNORED, Column, RoleOverrides
 from twostage.targets import TASKS
 
@@ -25,8 +26,8 @@ class FitSettings:
     ----------
     target : str
         The column to predict.
-    head : str
-        Name of the learner.
+    head : str, Head, Blend or scikit-learn estimator
+        The learner; names joined by "+" are blended.
     task : {"auto", "classification", "regression"}
         What the target is; "auto" tells it from the values.
     features : {"both", "images", "table"}
@@ -39,6 +40,14 @@ class FitSettings:
         Whether to learn the logarithm of a positive target; predictions are in its own unit.
     roles : RoleOverrides
         Roles of table columns that the user decides.
+    recipe : dict of str to object
+        What the user changes in the heads' recipes; see `twostage.recipes.Recipe`.
+    image_pooling : {"mean", "max", "first"}
+        What becomes of several images in a row.
+    class_weight : {None, "balanced"} or dict
+        Weights of classes; "balanced" lets rare ones count as much as common ones.
+    n_tuned : int
+        Settings of each head to try; the defaults stand if 0.
     random_state : int
         Of everything random.
     n_jobs : int or None
@@ -46,13 +55,17 @@ class FitSettings:
     """
 
     target: str
-    head: str = "lightgbm"
+    head: Any = "lightgbm"
     task: str = "auto"
     features: str = "both"
     image_columns: tuple[str, ...] = ()
     group: str | None = None
     log_target: bool = False
     roles: RoleOverrides = field(default_factory=RoleOverrides)
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    image_pooling: str = "mean"
+    class_weight: Any = None
+    n_tuned: int = 0
     random_state: int = 0
     n_jobs: int | None = None
 
@@ -60,9 +73,32 @@ class FitSettings:
         for name, value, choices in (
             ("task", self.task, TASKS),
             ("features", self.features, FEATURES),
+            ("image_pooling", self.image_pooling, POOLINGS),
         ):
             if value not in choices:
                 raise UsageError(f"{name} must be one of {', '.join(choices)}; found {value!r}.")
+        if self.n_tuned < 0:
+            raise UsageError(f"The number of settings to try is {self.n_tuned}; give 0 or more.")
+
+    @property
+    def head_name(self) -> str:
+        """The head in words: its name, or several joined by "+"."""
+        if isinstance(self.head, str):
+            return self.head
+        return "+".join(name_of(head) for head in heads_of(self.head))
+
+    def record(self) -> dict[str, Any]:
+        """Return the settings as JSON can hold them."""
+        fields = {name: value for name, value in vars(self).items() if name != "head"}
+        weights = self.class_weight
+        if isinstance(weights, Mapping):
+            weights = {str(label): float(weight) for label, weight in weights.items()}
+        return fields | {
+            "head": self.head_name,
+            "roles": asdict(self.roles),
+            "recipe": dict(self.recipe),
+            "class_weight": weights,
+        }
 
     def reserved(self) -> dict[str, str]:
         """Return the columns that never become features, and what they are."""
@@ -102,10 +138,10 @@ class FittedModel:
         Class labels, for classification.
     columns : list of Column
         The table's columns and their roles.
-    encoder : TableEncoder
-        Of the table's columns.
-    head : object
-        The learner.
+    members : list of Member
+        Fitted heads with the encoders of their features.
+    weights : list of float
+        Of their predictions, adding up to 1.
     dims : dict of str to int
         Length of the embedding of each image column it uses.
     n_rows : int
@@ -121,8 +157,8 @@ class FittedModel:
     settings: FitSettings
     classes: np.ndarray | None
     columns: list[Column]
-    encoder: TableEncoder
-    head: Any
+    members: list[Member]
+    weights: list[float]
     dims: dict[str, int]
     n_rows: int
     trained_on: pd.DataFrame
@@ -141,13 +177,13 @@ class FittedModel:
 
     def predict_proba(self, frame: pd.DataFrame, blocks: Mapping[str, ImageBlock]) -> np.ndarray:
         """Return class probabilities of shape (n_rows, n_classes), in the order of ``classes``."""
-        return np.asarray(self.head.predict_proba(self._features(frame, blocks)), np.float64)
+        return self._outputs(frame, blocks)
 
     def predict(self, frame: pd.DataFrame, blocks: Mapping[str, ImageBlock]) -> np.ndarray:
         """Return class labels, or values in the target's unit, of shape (n_rows,)."""
         if self.classes is not None:
             return np.asarray(self.classes[self.predict_proba(frame, blocks).argmax(axis=1)])
-        values = np.asarray(self.head.predict(self._features(frame, blocks)), np.float64)
+        values = self._outputs(frame, blocks)
         return np.exp(values) if self.settings.log_target else values
 
     def prediction_table(
@@ -179,14 +215,17 @@ class FittedModel:
         table["error"] = [_joined(row) for row in errors] or [None] * len(frame)
         return pd.DataFrame(table).astype({"error": "string"})
 
-    def _features(self, frame: pd.DataFrame, blocks: Mapping[str, ImageBlock]) -> np.ndarray:
+    def _outputs(self, frame: pd.DataFrame, blocks: Mapping[str, ImageBlock]) -> np.ndarray:
+        """Return the weighted mean of what the members predict."""
         missing = [name for name in self.table_columns if name not in frame.columns]
         if missing:
             raise DataError(
                 f"The table lacks {listed(missing)}, which the model was trained with. Add "
                 f"{'it' if len(missing) == 1 else 'them'}."
             )
-        return side_by_side(self.encoder.transform(frame), [blocks[name] for name in self.dims])
+        used = {name: blocks[name] for name in self.dims}
+        pairs = zip(self.weights, self.members, strict=True)
+        return np.asarray(sum(weight * member.predict(frame, used) for weight, member in pairs))
 
 
 def _without_guesses(table: dict[str, Any], is_blind: np.ndarray) -> dict[str, Any]:
@@ -196,11 +235,6 @@ def _without_guesses(table: dict[str, Any], is_blind: np.ndarray) -> dict[str, A
     guesses = [name for name in table if name == "prediction" or name.startswith("proba_")]
     masked = {name: pd.Series(table[name]).convert_dtypes().mask(is_blind) for name in guesses}
     return table | masked
-
-
-def side_by_side(encoded: np.ndarray, blocks: Sequence[ImageBlock]) -> np.ndarray:
-    """Put encoded table columns and embeddings into one matrix, the table first."""
-    return np.hstack([encoded, *(block.matrix for block in blocks)])
 
 
 def _joined(errors: Sequence[str | None]) -> str | None:

@@ -6,19 +6,23 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from sklearn.utils.class_weight import compute_sample_weight
 
-from twostage.errors import DataError, listed
-from twostage.fingerprint import hash_json
-from twostage.fitted import FitSettings, FittedModel, Holdout, side_by_side
-from twostage.heads import make_head
+from twostage.blending import blend_weights
+from twostage.errors import DataError, UsageError, listed
+from twostage.fitted import FitSettings, FittedModel, Holdout
+from twostage.heads import Task, heads_of
 from twostage.images.references import EXTENSIONS
 from twostage.joins import ImageBlock
+from twostage.members import MemberPlan
 from twostage.metrics import Score, score_classification, score_regression
+from twostage.rows import TrainingRows, row_digests
 from twostage.splits import holdout, link_groups
-from twostage.table.encoding import TableEncoder, numbers_in
+from twostage.table.encoding import numbers_in
 from twostage.table.files import require_column
 from twostage.table.roles import IGNORED, NUMERIC, Column, infer_roles
 from twostage.targets import Target
+from twostage.tuning import tuned
 
 
 def check_table(frame: pd.DataFrame, settings: FitSettings) -> None:
@@ -77,14 +81,62 @@ def _check_repeated_images(frame: pd.DataFrame, settings: FitSettings) -> None:
 
 
 def fit_model(
+    rows: TrainingRows,
+    target: Target,
+    settings: FitSettings,
+    columns: Sequence[Column] | None = None,
+) -> FittedModel:
+    """Learn encoders and heads on all rows given.
+
+    Parameters
+    ----------
+    rows : TrainingRows
+        See `training_rows`.
+    target : Target
+        What ``rows.y`` was made of.
+    settings : FitSettings
+        How.
+    columns : sequence of Column, optional
+        The roles of the table's columns, if they are told already, from more rows than these.
+
+    Raises
+    ------
+    UsageError
+        If a head can't do the task.
+    DataError
+        If nothing is left to learn from.
+    """
+    if columns is None:
+        columns = tell_roles(rows.frame, settings)
+    if not rows.blocks and all(column.role == IGNORED for column in columns):
+        raise DataError(_nothing_left_message(columns))
+    kept = rows if rows.sample_weight is None else rows.take(np.flatnonzero(rows.sample_weight))
+    plans = _plans(kept, columns, settings)
+    if settings.n_tuned:
+        plans = [tuned(plan, kept, settings.n_tuned) for plan in plans]
+    weights = blend_weights(plans, kept)
+    chosen = [(plan, float(weight)) for plan, weight in zip(plans, weights, strict=True) if weight]
+    return FittedModel(
+        settings=replace(settings, task=target.task),
+        classes=target.classes,
+        columns=list(columns),
+        members=[plan.fit(kept) for plan, _ in chosen],
+        weights=[weight for _, weight in chosen],
+        dims={name: block.matrix.shape[1] for name, block in rows.blocks.items()},
+        n_rows=len(rows),
+        trained_on=_trained_on(rows, columns, settings),
+    )
+
+
+def training_rows(
     frame: pd.DataFrame,
     blocks: Mapping[str, ImageBlock],
     target: Target,
     settings: FitSettings,
-    groups: np.ndarray | None = None,
-    columns: Sequence[Column] | None = None,
-) -> FittedModel:
-    """Learn encoders and head on all rows given.
+    groups: Iterable[Any] = (),
+    sample_weight: np.ndarray | None = None,
+) -> TrainingRows:
+    """Put together what stage two learns from.
 
     Parameters
     ----------
@@ -95,49 +147,28 @@ def fit_model(
     target : Target
         Of n_rows.
     settings : FitSettings
-        How.
-    groups : int array of shape (n_rows,), optional
-        Rows that must not be separated, in the head's inner split and by the encoders.
-    columns : sequence of Column, optional
-        The roles of the table's columns, if they are told already, from more rows than these.
+        Which of it is used, and the weights of classes.
+    groups : iterable of length n_rows, or empty
+        Group values; a row without one stands for itself, and images of equal bytes make a group.
+    sample_weight : array of shape (n_rows,), optional
+        Weights of rows, not negative. Rows of weight 0 are left out.
 
     Raises
     ------
     DataError
-        If nothing is left to learn from.
+        If all weights are 0, or one is negative.
     """
-    is_classification = target.classes is not None
-    used = {} if settings.features == "table" else dict(blocks)
-    if columns is None:
-        columns = tell_roles(frame, settings)
-    if not used and all(column.role == IGNORED for column in columns):
-        raise DataError(_nothing_left_message(columns))
-    y = np.log(target.y) if settings.log_target else target.y
-    encoder, encoded = TableEncoder.fit_transform(
+    if settings.class_weight is not None:
+        sample_weight = _with_class_weight(target, settings.class_weight, sample_weight)
+    if sample_weight is not None and not (sample_weight > 0).any():
+        raise DataError("All sample weights are 0: no row is left to learn from.")
+    return TrainingRows(
         frame,
-        columns,
-        y,
-        is_classification=is_classification,
-        random_state=settings.random_state,
-        groups=groups,
-    )
-    head = make_head(
-        settings.head,
-        is_classification=is_classification,
-        n_table_features=encoded.shape[1],
-        random_state=settings.random_state,
-        n_jobs=settings.n_jobs,
-    )
-    head.fit(side_by_side(encoded, list(used.values())), y, groups)
-    return FittedModel(
-        settings=replace(settings, task=target.task),
-        classes=target.classes,
-        columns=list(columns),
-        encoder=encoder,
-        head=head,
-        dims={name: block.matrix.shape[1] for name, block in used.items()},
-        n_rows=len(frame),
-        trained_on=_trained_on(frame, used, columns, settings),
+        {} if settings.features == "table" else dict(blocks),
+        np.log(target.y) if settings.log_target else target.y,
+        None if target.classes is None else len(target.classes),
+        split_groups(blocks, groups, len(frame)),
+        sample_weight,
     )
 
 
@@ -151,17 +182,19 @@ def fit_and_score(
     """Score the recipe on a held-out fifth, then fit it on all rows.
 
     The fifth is held out by whole groups, and rows with equal images count as one group. Neither
-    encoders nor early stopping touch it. The model returned is fitted on all rows; the score it
-    carries is that of the model fitted on the other four fifths.
+    encoders nor early stopping, tuning or the weights of a blend touch it. The model returned is
+    fitted on all rows; the score it carries is that of the model fitted on the other four fifths.
 
     Parameters
     ----------
     frame, blocks, target, settings
-        As for `fit_model`.
+        As for `training_rows`.
     backbone : dict, optional
         The spec of the backbone that made the embeddings, for the model to remember.
     """
-    groups = split_groups(blocks, frame[settings.group] if settings.group else [], len(frame))
+    given: Iterable[Any] = frame[settings.group] if settings.group else ()
+    rows = training_rows(frame, blocks, target, settings, given)
+    groups = np.asarray(rows.groups)
     columns = tell_roles(frame, settings)
     train, test = holdout(
         target.y,
@@ -169,21 +202,13 @@ def fit_and_score(
         groups=groups,
         random_state=settings.random_state,
     )
-    scored = fit_model(
-        frame.iloc[train],
-        _take(blocks, train),
-        target.take(train),
-        settings,
-        groups[train],
-        columns,
-    )
-    scores = score_model(
-        scored, frame.iloc[test], _take(blocks, test), target.take(test), groups[test]
-    )
-    model = fit_model(frame, blocks, target, settings, groups, columns)
+    scored = fit_model(rows.take(train), target.take(train), settings, columns)
+    held_out = rows.take(test)
+    scores = score_model(scored, held_out.frame, held_out.blocks, target.take(test), groups[test])
+    model = fit_model(rows, target, settings, columns)
     n_groups = len(np.unique(groups[test]))
-    held_out = Holdout(len(test), n_groups, len(train), scores)
-    return replace(model, backbone=backbone if model.dims else None, holdout=held_out)
+    holdout_score = Holdout(len(test), n_groups, len(train), scores)
+    return replace(model, backbone=backbone if model.dims else None, holdout=holdout_score)
 
 
 def score_model(
@@ -238,8 +263,35 @@ def tell_roles(frame: pd.DataFrame, settings: FitSettings) -> list[Column]:
     return infer_roles(frame, settings.roles, settings.reserved(), EXTENSIONS)
 
 
-def _take(blocks: Mapping[str, ImageBlock], rows: np.ndarray) -> dict[str, ImageBlock]:
-    return {name: block.take(rows) for name, block in blocks.items()}
+def _plans(
+    rows: TrainingRows, columns: Sequence[Column], settings: FitSettings
+) -> list[MemberPlan]:
+    """Return how each head that was asked for is to be fitted."""
+    task = Task(rows.n_classes, settings.random_state, settings.n_jobs)
+    plans = []
+    for head in heads_of(settings.head):
+        can, what = (
+            (head.can_classify, "classify")
+            if task.is_classification
+            else (head.can_regress, "predict numbers")
+        )
+        if not can:
+            raise UsageError(
+                f"The head {head} can't {what}, which the target asks for. Choose another head, "
+                f"or another task."
+            )
+        plans.append(MemberPlan(head, head.recipe.changed(**settings.recipe), columns, task))
+    return plans
+
+
+def _with_class_weight(
+    target: Target, class_weight: Any, sample_weight: np.ndarray | None
+) -> np.ndarray:
+    if target.classes is None:
+        raise UsageError("Class weights need classes; the target holds numbers to regress on.")
+    labels = target.classes[target.y]
+    weight = np.asarray(compute_sample_weight(class_weight, labels), np.float64)
+    return weight if sample_weight is None else weight * sample_weight
 
 
 def _nothing_left_message(columns: Sequence[Column]) -> str:
@@ -251,24 +303,19 @@ def _nothing_left_message(columns: Sequence[Column]) -> str:
 
 
 def _trained_on(
-    frame: pd.DataFrame,
-    blocks: Mapping[str, ImageBlock],
-    columns: Sequence[Column],
-    settings: FitSettings,
+    rows: TrainingRows, columns: Sequence[Column], settings: FitSettings
 ) -> pd.DataFrame:
     """Record what was trained on, so that an evaluation can leave it out."""
+    frame = rows.frame
     names = [column.name for column in columns if column.role != IGNORED]
-    used = frame[[*names, *blocks]].astype(object)
-    rows = used.where(used.notna(), None).astype(str).to_numpy().tolist()
-    values = frame[settings.group] if settings.group else [None] * len(frame)
-    groups = [None if pd.isna(value) else str(value) for value in values]
+    values = frame[settings.group] if settings.group else pd.Series(None, frame.index, object)
     return pd.DataFrame(
         {
-            "content_hash": _content_hashes(blocks) or [[] for _ in range(len(frame))],
-            "group": pd.Series(groups, dtype=object),
-            "row_digest": [hash_json(row) for row in rows],
+            "content_hash": _content_hashes(rows.blocks) or [[] for _ in range(len(frame))],
+            "group": values.astype(object).where(values.notna(), None).map(str, na_action="ignore"),
+            "row_digest": row_digests(frame[[*names, *rows.blocks]]),
         }
-    )
+    ).reset_index(drop=True)
 
 
 def _content_hashes(blocks: Mapping[str, ImageBlock]) -> list[list[str]]:

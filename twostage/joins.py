@@ -13,6 +13,7 @@ from twostage.images.references import match_names
 from twostage.store.store import EmbeddingStore
 
 SEPARATOR = ";"
+POOLINGS = ("mean", "max", "first")
 _N_SHOWN = 3
 
 
@@ -25,7 +26,7 @@ class ImageBlock:
     column : str
         The image column.
     matrix : float32 array of shape (n_rows, dim)
-        The mean over a row's images; NaN in rows without a usable one.
+        The mean (or what else was asked for) of a row's images; NaN in rows without a usable one.
     n_images : int array of shape (n_rows,)
         How many images of the row have an embedding.
     errors : list of str or None, length n_rows
@@ -101,6 +102,7 @@ def image_block(
     names: Sequence[Sequence[str]],
     store: EmbeddingStore,
     key_of: Mapping[str, str],
+    pooling: str = "mean",
 ) -> ImageBlock:
     """Gather the embeddings of an image column.
 
@@ -114,6 +116,8 @@ def image_block(
         Where the embeddings are.
     key_of : mapping of str to str
         The store's name for each name; a name without one counts as an error.
+    pooling : {"mean", "max", "first"}
+        What becomes of several images in a row.
     """
     keys = list(dict.fromkeys(key_of[name] for row in names for name in row if name in key_of))
     number_of = {key: number for number, key in enumerate(keys)}
@@ -131,7 +135,7 @@ def image_block(
         key_numbers += usable
         errors.append(_first_error(row_names, key_of, facts))
         hashes.append([h for h in (facts[key][0] for key in row_keys) if h is not None])
-    matrix, n_images = _mean_by_row(embeddings, row_numbers, key_numbers, len(names))
+    matrix, n_images = _pool_by_row(embeddings, row_numbers, key_numbers, len(names), pooling)
     return ImageBlock(column, matrix, n_images, errors, hashes)
 
 
@@ -172,18 +176,26 @@ def _first_error(
     return None
 
 
-def _mean_by_row(
-    embeddings: np.ndarray, rows: Sequence[int], keys: Sequence[int], n_rows: int
+def _pool_by_row(
+    embeddings: np.ndarray, rows: Sequence[int], keys: Sequence[int], n_rows: int, pooling: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Average the embeddings of each row, whose numbers ascend; NaN where it has none."""
+    """Pool the embeddings of each row, whose numbers ascend; NaN where it has none."""
     row_numbers, key_numbers = np.array(rows, np.int64), np.array(keys, np.int64)
     n_images = np.bincount(row_numbers, minlength=n_rows)
+    is_one_to_one = len(row_numbers) == n_rows == len(embeddings)
+    if is_one_to_one and (row_numbers == key_numbers).all():
+        return embeddings, n_images  # a row per image, in order: nothing to copy
     matrix = np.full((n_rows, embeddings.shape[1]), np.nan, np.float32)
     if len(row_numbers):
         starts = np.flatnonzero(np.diff(row_numbers, prepend=-1))
-        sums = np.add.reduceat(embeddings[key_numbers], starts, axis=0)
         present = row_numbers[starts]
-        matrix[present] = sums / n_images[present, None]
+        if pooling == "first" or len(starts) == len(row_numbers):
+            matrix[present] = embeddings[key_numbers[starts]]
+        elif pooling == "max":
+            matrix[present] = np.maximum.reduceat(embeddings[key_numbers], starts, axis=0)
+        else:
+            sums = np.add.reduceat(embeddings[key_numbers], starts, axis=0)
+            matrix[present] = sums / n_images[present, None]
     return matrix, n_images
 
 

@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -11,22 +11,31 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import skops.io
 
 from twostage.errors import ModelError, UsageError
 from twostage.fingerprint import hash_file
 from twostage.fitted import FitSettings, FittedModel, Holdout
-from twostage.heads import head_class
+from twostage.heads import HEADS, OWN_ESTIMATOR, Task
+from twostage.members import Member
 from twostage.metrics import Score
-from twostage.table.encoding import LEAF_TYPES, TableEncoder
 from twostage.table.roles import Column, RoleOverrides
 
 PathLike = str | os.PathLike[str]
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 RECORD = "model.json"
 _TRAINED_ON = "trained_on.parquet"
 _BACKBONE_FOLDER = "backbone"
-_RECORDED_LIBRARIES = ("twostage", "scikit-learn", "lightgbm", "skops", "numpy", "pandas")
+_MEMBER_FOLDER = "member-{number}"
+_RECORDED_LIBRARIES = (
+    "twostage",
+    "scikit-learn",
+    "lightgbm",
+    "keras",
+    "skrub",
+    "skops",
+    "numpy",
+    "pandas",
+)
 
 
 def check_destination(path: PathLike) -> bool:
@@ -57,7 +66,7 @@ def _holds_only_a_model(folder: Path) -> bool:
     return found <= {RECORD, *listed}
 
 
-def write_model(model: FittedModel, path: PathLike) -> None:
+def write_model(model: FittedModel, path: PathLike, trusted: Sequence[str] = ()) -> None:
     """Write a model, whole or not at all; an older model in its place is replaced.
 
     Parameters
@@ -66,6 +75,9 @@ def write_model(model: FittedModel, path: PathLike) -> None:
         What `twostage.fitting.fit_model` returns.
     path : path-like
         The folder to make.
+    trusted : sequence of str
+        Types, by their full names, that may be saved although twostage does not know them: those
+        of a scikit-learn estimator that the user brought.
 
     Raises
     ------
@@ -77,7 +89,7 @@ def write_model(model: FittedModel, path: PathLike) -> None:
     temporary = folder.with_name(f"_tmp-{folder.name}-{os.getpid()}")
     try:
         temporary.mkdir(parents=True)
-        _write_files(model, temporary)
+        _write_files(model, temporary, trusted)
         _put_in_place(temporary, folder)
     except OSError as error:
         raise ModelError(f"Can't write the model '{path}': {error.strerror or error}.") from error
@@ -85,8 +97,15 @@ def write_model(model: FittedModel, path: PathLike) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def read_model(path: PathLike) -> FittedModel:
+def read_model(path: PathLike, trusted: Sequence[str] = ()) -> FittedModel:
     """Read what `write_model` wrote, after comparing each file with its digest.
+
+    Parameters
+    ----------
+    path : path-like
+        The folder.
+    trusted : sequence of str
+        As for `write_model`: code of these types runs.
 
     Raises
     ------
@@ -101,7 +120,7 @@ def read_model(path: PathLike) -> FittedModel:
     record = _read_record(folder)
     try:
         _check_files(folder, record)
-        return _read_files(folder, record)
+        return _read_files(folder, record, trusted)
     except (KeyError, TypeError, ValueError, AttributeError, OSError) as error:
         raise ModelError(
             f"Model '{folder}' is damaged: its {RECORD} does not fit its files "
@@ -109,16 +128,24 @@ def read_model(path: PathLike) -> FittedModel:
         ) from error
 
 
-def _read_files(folder: Path, record: dict[str, Any]) -> FittedModel:
+def _read_files(folder: Path, record: dict[str, Any], trusted: Sequence[str]) -> FittedModel:
     classes = record["classes"]
     roles = RoleOverrides(**_tuples(record["settings"].pop("roles")))
     settings = FitSettings(**_tuples(record["settings"]), roles=roles)
+    if not set(settings.head.split("+")) <= {*HEADS, OWN_ESTIMATOR}:
+        raise ModelError(f"Model '{folder}' is damaged: it has a head '{settings.head}'. Refit.")
+    task = Task(
+        None if classes is None else len(classes["labels"]), settings.random_state, settings.n_jobs
+    )
     return FittedModel(
         settings=settings,
         classes=None if classes is None else np.array(classes["labels"], classes["dtype"]),
         columns=[Column(**column) for column in record["columns"]],
-        encoder=_read_encoder(folder, record["encoder"]),
-        head=head_class(settings.head).load(folder, classes is not None),
+        members=[
+            Member.load(folder / _MEMBER_FOLDER.format(number=number), task, trusted)
+            for number in range(len(record["weights"]))
+        ],
+        weights=[float(weight) for weight in record["weights"]],
         dims=record["dims"],
         n_rows=record["n_rows"],
         trained_on=pd.read_parquet(folder / _TRAINED_ON),
@@ -127,19 +154,20 @@ def _read_files(folder: Path, record: dict[str, Any]) -> FittedModel:
     )
 
 
-def _write_files(model: FittedModel, folder: Path) -> None:
-    model.head.save(folder)
-    for key, leaf in model.encoder.leaves.items():
-        _write_leaf(leaf, folder / _leaf_file(key))
+def _write_files(model: FittedModel, folder: Path, trusted: Sequence[str]) -> None:
+    for number, member in enumerate(model.members):
+        subfolder = folder / _MEMBER_FOLDER.format(number=number)
+        subfolder.mkdir()
+        member.save(subfolder, trusted)
     model.trained_on.to_parquet(folder / _TRAINED_ON, index=False)
     backbone = _with_weights_file(model.backbone, folder)
     record = {
         "schema_version": SCHEMA_VERSION,
         "versions": {name: version(name) for name in _RECORDED_LIBRARIES},
-        "settings": asdict(model.settings),
+        "settings": model.settings.record(),
         "classes": _classes_record(model.classes),
         "columns": [asdict(column) for column in model.columns],
-        "encoder": model.encoder.wiring,
+        "weights": model.weights,
         "dims": model.dims,
         "backbone": backbone,
         "n_rows": model.n_rows,
@@ -147,14 +175,6 @@ def _write_files(model: FittedModel, folder: Path) -> None:
         "digests": _digests(folder),
     }
     (folder / RECORD).write_text(json.dumps(record, indent=1))
-
-
-def _write_leaf(leaf: Any, file: Path) -> None:
-    """Write an encoder, and refuse what could not be read back."""
-    skops.io.dump(leaf, file)
-    unknown = skops.io.get_untrusted_types(file=file)
-    if unknown:
-        raise ModelError(f"The model holds types that can't be saved safely: {sorted(unknown)}.")
 
 
 def _put_in_place(temporary: Path, folder: Path) -> None:
@@ -199,10 +219,6 @@ def _classes_record(classes: np.ndarray | None) -> dict[str, Any] | None:
     return {"labels": classes.tolist(), "dtype": classes.dtype.str}
 
 
-def _leaf_file(key: str) -> str:
-    return f"encoder-{key}.skops"
-
-
 def _files_in(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
@@ -234,8 +250,10 @@ def _check_files(folder: Path, record: Mapping[str, Any]) -> None:
     """Compare every file that will be read with its digest, and read none outside the folder."""
     digests = record["digests"]
     backbone = record["backbone"] or {}
-    needed = [head_class(record["settings"]["head"]).FILE, _TRAINED_ON]
-    needed += [_leaf_file(key) for key in record["encoder"]]
+    needed = [_TRAINED_ON]
+    for number in range(len(record["weights"])):
+        subfolder = folder / _MEMBER_FOLDER.format(number=number)
+        needed += [path.relative_to(folder).as_posix() for path in _files_in(subfolder)]
     if backbone.get("weights_file_hash") is not None:
         needed.append(backbone["weights"])
     for name in {*needed, *digests}:
@@ -249,18 +267,6 @@ def _check_files(folder: Path, record: Mapping[str, Any]) -> None:
                 f"File '{name}' of model '{folder}' is not the one that was saved: its digest "
                 "differs. Copy the model again, or refit."
             )
-
-
-def _read_encoder(folder: Path, wiring: Mapping[str, list[str]]) -> TableEncoder:
-    leaves = {}
-    for key in wiring:
-        if key not in LEAF_TYPES:
-            raise ModelError(f"Model '{folder}' has an encoder '{key}' that twostage lacks.")
-        leaf = skops.io.load(folder / _leaf_file(key), trusted=[])
-        if type(leaf) is not LEAF_TYPES[key]:
-            raise ModelError(f"'{folder / _leaf_file(key)}' holds a {type(leaf).__name__}. Refit.")
-        leaves[key] = leaf
-    return TableEncoder(wiring, leaves)
 
 
 def _read_holdout(record: dict[str, Any] | None) -> Holdout | None:

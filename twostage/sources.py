@@ -30,6 +30,7 @@ def blocks_from_store(
     store: EmbeddingStore,
     *,
     must_match: bool = True,
+    pooling: str = "mean",
 ) -> tuple[dict[str, ImageBlock], list[str]]:
     """Take the embeddings of a table's images from a store.
 
@@ -43,6 +44,8 @@ def blocks_from_store(
         What holds the embeddings.
     must_match : bool
         Whether every image must be in the store.
+    pooling : {"mean", "max", "first"}
+        What becomes of several images in a row.
 
     Returns
     -------
@@ -59,7 +62,7 @@ def blocks_from_store(
     blocks, notes = {}, []
     for column, names in _names_by_column(frame, image_columns).items():
         key_of, note = match_with_store(names, store, must_match=must_match)
-        blocks[column] = image_block(column, names, store, key_of)
+        blocks[column] = image_block(column, names, store, key_of, pooling)
         notes += [note] if note else []
     return blocks, notes
 
@@ -71,6 +74,7 @@ def blocks_from_files(
     wanted: BackboneSettings | BackboneSpec,
     options: ExtractionOptions,
     cache_dir: PathLike | None = None,
+    pooling: str = "mean",
 ) -> tuple[dict[str, ImageBlock], EmbeddingStore]:
     """Embed a table's images, those that the cache does not hold.
 
@@ -86,6 +90,8 @@ def blocks_from_files(
         How to run it.
     cache_dir : path-like, optional
         See `twostage.cache.cache_folder`.
+    pooling : {"mean", "max", "first"}
+        What becomes of several images in a row.
 
     Returns
     -------
@@ -104,7 +110,8 @@ def blocks_from_files(
     store = embed_through_cache(list(files.values()), wanted, options, cache_dir)
     key_of = {name: reference.image for name, reference in files.items()}
     blocks = {
-        column: image_block(column, in_rows, store, key_of) for column, in_rows in names.items()
+        column: image_block(column, in_rows, store, key_of, pooling)
+        for column, in_rows in names.items()
     }
     return blocks, store
 

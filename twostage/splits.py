@@ -5,12 +5,13 @@ from collections.abc import Hashable, Sequence
 import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
-from sklearn.model_selection import StratifiedGroupKFold
+from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 from twostage.errors import DataError
 
 MIN_ROWS = 10
 _N_BINS = 10
+_MANY_GROUPS = 5000  # StratifiedGroupKFold looks at them one by one
 
 
 def link_groups(n_rows: int, *labelled: Sequence[Sequence[Hashable]]) -> np.ndarray:
@@ -106,18 +107,136 @@ def holdout(
     return train, test
 
 
+def cross_folds(
+    y: np.ndarray,
+    *,
+    is_classification: bool,
+    groups: np.ndarray | None = None,
+    n_folds: int = 5,
+    random_state: int = 0,
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Cut rows into folds to predict each row by what did not see it, stratified, by whole groups.
+
+    Parameters
+    ----------
+    y, is_classification, groups, random_state
+        As for `holdout`.
+    n_folds : int
+        How many; fewer where there are fewer groups.
+
+    Returns
+    -------
+    list of (train, test) int arrays
+        Row numbers, sorted. Tests share no row. Every class occurs in every train: rows of a class
+        that would be missing are in no test.
+
+    Raises
+    ------
+    DataError
+        If there is one group only.
+    """
+    if groups is None:
+        groups = np.arange(len(y))
+    n_folds = min(n_folds, len(np.unique(groups)))
+    if n_folds < 2:
+        raise DataError(
+            f"All {len(y)} rows are one group: nothing can be held out. Add rows of other groups."
+        )
+    strata = y if is_classification else _rank_bins(y)
+    folds = []
+    for test in _stratified_tests(strata, groups, n_folds, random_state):
+        train = np.setdiff1d(np.arange(len(y)), test)
+        if is_classification:
+            is_lost = np.isin(groups[test], groups[test][~np.isin(y[test], y[train])])
+            train = np.sort(np.concatenate([train, test[is_lost]]))
+            test = test[~is_lost]
+        if len(test):
+            folds.append((train, test))
+    if not folds:
+        raise DataError(
+            "The classes have too few rows or groups to hold any of them out. Add rows."
+        )
+    return folds
+
+
+def inner_folds(
+    y: np.ndarray,
+    *,
+    is_classification: bool,
+    groups: np.ndarray | None = None,
+    n_folds: int = 5,
+    many_rows: int | None = None,
+    random_state: int = 0,
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Cut training rows to choose something by: a penalty, a number of trees, weights.
+
+    Parameters
+    ----------
+    y, is_classification, groups, n_folds, random_state
+        As for `cross_folds`.
+    many_rows : int, optional
+        From so many rows on, one fifth is held out instead: it tells enough.
+
+    Returns
+    -------
+    list of (train, test) int arrays
+        Empty where nothing can be held out fairly.
+    """
+    try:
+        if many_rows is not None and len(y) >= many_rows:
+            return [
+                holdout(
+                    y,
+                    is_classification=is_classification,
+                    groups=groups,
+                    random_state=random_state,
+                )
+            ]
+        return cross_folds(
+            y,
+            is_classification=is_classification,
+            groups=groups,
+            n_folds=n_folds,
+            random_state=random_state,
+        )
+    except DataError:
+        return []
+
+
 def _fold_nearest(
     strata: np.ndarray, groups: np.ndarray, n_folds: int, random_state: int
 ) -> np.ndarray:
     """Return the rows of the fold whose size is nearest to an even share."""
-    # Small strata are put together: scikit-learn warns of those with fewer rows than folds.
+    folds = _stratified_tests(strata, groups, n_folds, random_state)
+    return min(folds, key=lambda test: abs(len(test) - len(strata) / n_folds))
+
+
+def _stratified_tests(
+    strata: np.ndarray, groups: np.ndarray, n_folds: int, random_state: int
+) -> list[np.ndarray]:
+    """Return the rows of each fold."""
+    strata = _without_small(strata, n_folds)
+    names, first, number = np.unique(groups, return_index=True, return_inverse=True)
+    if len(names) == len(groups) or len(names) > _MANY_GROUPS:
+        # One row for each group: of many groups, sizes even out.
+        splitter = StratifiedKFold(n_folds, shuffle=True, random_state=random_state)
+        of_groups = _without_small(strata[first], n_folds)
+        tests = [test for _, test in splitter.split(of_groups, of_groups)]
+        fold_of = np.empty(len(names), np.int64)
+        for fold, test in enumerate(tests):
+            fold_of[test] = fold
+        return [np.flatnonzero(fold_of[number] == fold) for fold in range(n_folds)]
+    splitter = StratifiedGroupKFold(n_folds, shuffle=True, random_state=random_state)
+    return [test for _, test in splitter.split(strata, strata, groups)]
+
+
+def _without_small(strata: np.ndarray, n_folds: int) -> np.ndarray:
+    """Put small strata together: scikit-learn warns of those with fewer rows than folds."""
     counts = np.bincount(strata)
     merged = np.where(counts[strata] < n_folds, len(counts), strata)
-    if (merged == len(counts)).sum() < n_folds:
+    if 0 < (merged == len(counts)).sum() < n_folds:
         merged = np.where(merged == len(counts), counts.argmax(), merged)
-    splitter = StratifiedGroupKFold(n_folds, shuffle=True, random_state=random_state)
-    folds = [test for _, test in splitter.split(merged, merged, groups)]
-    return min(folds, key=lambda test: abs(len(test) - len(strata) / n_folds))
+    return np.asarray(merged)
 
 
 def _keep_every_class(

@@ -23,11 +23,19 @@ class Target:
         Class numbers, or values.
     classes : array of shape (n_classes,) or None
         The labels that the numbers stand for, sorted.
+    note : str or None
+        What was chosen where the values leave it open.
     """
 
     task: str
     y: np.ndarray
     classes: np.ndarray | None
+    note: str | None = None
+
+    @property
+    def other_task(self) -> str:
+        """The task that it is not."""
+        return "regression" if self.task == "classification" else "classification"
 
     def take(self, rows: np.ndarray) -> "Target":
         """Return the target of some rows, by number."""
@@ -64,13 +72,17 @@ def prepare_target(values: pd.Series, task: str = "auto", *, log_target: bool = 
             f"{rows[0] + 1}. Remove these rows or fill them in."
         )
     _check_kind(values)
+    note = None
     if task == "auto":
-        task = "classification" if _looks_like_classes(values) else "regression"
+        # whoever asks for the logarithm has numbers in mind
+        is_classes = _looks_like_classes(values) and not (log_target and _is_number(values))
+        task = "classification" if is_classes else "regression"
+        note = _note_if_open(values, task)
     if task == "regression":
-        return Target(task, _regression_values(values, log_target), None)
+        return Target(task, _regression_values(values, log_target), None, note)
     if log_target:
         raise UsageError(f"--log-target needs a regression; target '{name}' holds classes.")
-    return _classes_of(values)
+    return replace(_classes_of(values), note=note)
 
 
 def _check_kind(values: pd.Series) -> None:
@@ -87,8 +99,24 @@ def _check_kind(values: pd.Series) -> None:
         )
 
 
+def _is_number(values: pd.Series) -> bool:
+    dtype = values.dtype
+    return pd.api.types.is_numeric_dtype(dtype) and not pd.api.types.is_bool_dtype(dtype)
+
+
+def _note_if_open(values: pd.Series, task: str) -> str | None:
+    """Say what was chosen for whole numbers of which there are few: they may be either."""
+    n_different = values.nunique()
+    if not _is_number(values) or not 3 <= n_different <= _MOST_NUMERIC_CLASSES:
+        return None
+    if not _looks_like_classes(values):
+        return None
+    taken = "classes" if task == "classification" else "numbers to regress on"
+    return f"Target '{values.name}' holds {n_different} different whole numbers, taken as {taken}."
+
+
 def _looks_like_classes(values: pd.Series) -> bool:
-    if not pd.api.types.is_numeric_dtype(values.dtype) or pd.api.types.is_bool_dtype(values.dtype):
+    if not _is_number(values):
         return True
     numbers = values.to_numpy(np.float64)
     is_whole = bool((numbers == np.floor(numbers)).all())

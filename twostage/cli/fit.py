@@ -13,6 +13,8 @@ from twostage.cli.options import (
     json_option,
     quiet_option,
     random_state_option,
+    recipe_options,
+    role_options,
     run_options,
 )
 from twostage.cli.output import UNREADABLE, plural, print_json, print_result, say, told
@@ -38,7 +40,21 @@ if TYPE_CHECKING:
 @click.option("--image-col", multiple=True, metavar="COL", help="Column of paths; repeatable.")
 @click.option("--images", type=IMAGES, help="Instead of STORE: the folder of the images.")
 @click.option("--group", metavar="COL", help="Rows of one group are never split apart.")
-@click.option("--head", type=click.Choice(["lightgbm"]), default="lightgbm", show_default=True)
+@click.option(
+    "--head",
+    metavar="NAME",
+    default="lightgbm",
+    show_default=True,
+    help="lightgbm, keras, linear, random-forest, svm or blend (of linear and lightgbm); names "
+    "joined by + are blended.",
+)
+@click.option(
+    "--tune",
+    type=click.IntRange(0),
+    metavar="N",
+    default=0,
+    help="Try N settings of the head, in the training rows alone.",
+)
 @click.option(
     "--task",
     type=click.Choice(["auto", "classification", "regression"]),
@@ -54,9 +70,13 @@ if TYPE_CHECKING:
     show_default=True,
     help="What the head may see.",
 )
-@click.option("--numeric", multiple=True, metavar="COL", help="Take the column as a number.")
-@click.option("--categorical", multiple=True, metavar="COL", help="Take it as a category.")
-@click.option("--ignore", multiple=True, metavar="COL", help="Leave it out.")
+@click.option(
+    "--class-weight",
+    type=click.Choice(["balanced"]),
+    help="Let rare classes count as much as common ones.",
+)
+@role_options
+@recipe_options
 @backbone_options
 @run_options
 @random_state_option
@@ -77,10 +97,11 @@ def fit(
 ) -> None:
     """Train a model on the embeddings in STORE and the columns of a table.
 
-    The score is that of held-out rows, a fifth, which neither training nor early stopping nor any
-    encoder saw; the model saved is then trained on all rows.
+    The score is that of held-out rows, a fifth, which neither training nor early stopping, tuning
+    or any encoder saw; the model saved is then trained on all rows.
     """
     from twostage.fitting import check_table, fit_and_score
+    from twostage.heads import heads_of
     from twostage.model import check_destination, write_model
     from twostage.sources import check_usable
     from twostage.targets import prepare_target
@@ -90,7 +111,10 @@ def fit(
     frame = _read_rows(store, images, table, target_from_folder)
     settings = _settings(options, target_from_folder)
     check_table(frame, settings)
+    heads_of(settings.head)
     target = prepare_target(frame[settings.target], settings.task, log_target=settings.log_target)
+    if target.note and not quiet:
+        say(f"{target.note} Use --task {target.other_task} for the other.")
     blocks, backbone = _embed(frame, settings, store, images, options, quiet)
     n_unusable = check_usable(blocks)
     fitted = fit_and_score(frame, blocks, target, settings, backbone)
@@ -113,6 +137,7 @@ def describe(fitted: "FittedModel", path: str) -> str:
         f"Target '{settings.target}': {settings.task}{_classes(fitted)}, "
         f"{plural(fitted.n_rows, 'row')}.",
         *_feature_lines(fitted),
+        *_head_lines(fitted),
     ]
     if held_out is not None:
         kept = "" if held_out.n_groups == held_out.n_rows else f" ({held_out.n_groups:,} groups)"
@@ -125,6 +150,22 @@ def describe(fitted: "FittedModel", path: str) -> str:
     return "\n".join(lines)
 
 
+def _head_lines(fitted: "FittedModel") -> list[str]:
+    """Tell of heads that are not simply the one that was asked for."""
+    from twostage.heads import name_of
+
+    lines = []
+    if len(fitted.members) > 1 or "+" in fitted.settings.head_name:
+        weighted = [
+            f"{weight:.2f} {name_of(member.head)}"
+            for weight, member in zip(fitted.weights, fitted.members, strict=True)
+        ]
+        lines.append(f"Blend: {' + '.join(weighted)}.")
+    if fitted.settings.n_tuned:
+        lines += [f"Tuned: {member.head}." for member in fitted.members]
+    return lines
+
+
 def _feature_lines(fitted: "FittedModel") -> list[str]:
     lines = [
         f"Image column '{column}': {dim} numbers from {_backbone_name(fitted)}."
@@ -133,7 +174,8 @@ def _feature_lines(fitted: "FittedModel") -> list[str]:
     by_role: dict[str, list[str]] = {}
     for column in fitted.columns:
         reason = f" ({column.reason})" if column.reason else ""
-        by_role.setdefault(column.role, []).append(column.name + reason)
+        count = f" ({column.n_values:,})" if column.n_values else ""
+        by_role.setdefault(column.role, []).append(column.name + count + reason)
     for role, columns in sorted(by_role.items(), reverse=True):
         lines.append(f"{role.capitalize()}: {', '.join(columns)}.")
     return lines
@@ -154,10 +196,11 @@ def _classes(fitted: "FittedModel") -> str:
 def _record(fitted: "FittedModel", path: str) -> dict[str, Any]:
     return {
         "model": path,
-        "settings": asdict(fitted.settings),
+        "settings": fitted.settings.record(),
         "classes": None if fitted.classes is None else fitted.classes.tolist(),
         "columns": [asdict(column) for column in fitted.columns],
         "image_columns": fitted.dims,
+        "weights": fitted.weights,
         "n_rows": fitted.n_rows,
         "holdout": None if fitted.holdout is None else asdict(fitted.holdout),
     }
@@ -221,9 +264,29 @@ def _settings(options: dict[str, Any], target_from_folder: bool) -> "FitSettings
         task=options["task"],
         features=options["features"],
         log_target=options["log_target"],
-        roles=RoleOverrides(options["numeric"], options["categorical"], options["ignore"]),
+        roles=RoleOverrides(
+            **{
+                name: options[name]
+                for name in ("numeric", "categorical", "date", "text", "vector", "ignore")
+            }
+        ),
+        recipe=_recipe(options),
+        image_pooling=options["image_pooling"],
+        class_weight=options["class_weight"],
+        n_tuned=options["tune"],
         random_state=options["random_state"],
     )
+
+
+def _recipe(options: dict[str, Any]) -> dict[str, Any]:
+    wishes = {
+        "scaling": options["scaling"],
+        "categories": options["categories"],
+        "many_categories": options["categories"],
+        "blocks": options["image_features"],
+        "n_components": options["components"],
+    }
+    return {name: wish for name, wish in wishes.items() if wish is not None}
 
 
 def _embed(
@@ -251,7 +314,9 @@ def _embed(
         if given:
             raise UsageError(f"{', '.join(given)}: the store has its backbone already.")
         held = EmbeddingStore(store)
-        blocks, notes = blocks_from_store(frame, settings.image_columns, held)
+        blocks, notes = blocks_from_store(
+            frame, settings.image_columns, held, pooling=settings.image_pooling
+        )
         for note in notes:
             say(note)
         return blocks, held.spec
@@ -265,5 +330,6 @@ def _embed(
             str(images),
             BackboneSettings(**chosen, random_state=options["random_state"]),
             how,
+            pooling=settings.image_pooling,
         )
     return blocks, cached.spec

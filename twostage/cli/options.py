@@ -66,6 +66,46 @@ run_options = together(
     ),
 )
 
+role_options = together(
+    click.option("--numeric", multiple=True, metavar="COL", help="Take the column as a number."),
+    click.option("--categorical", multiple=True, metavar="COL", help="Take it as a category."),
+    click.option("--date", multiple=True, metavar="COL", help="Take it as a date."),
+    click.option("--text", multiple=True, metavar="COL", help="Take it as text."),
+    click.option(
+        "--vector", multiple=True, metavar="COL", help="Take it as ready vectors: lists of numbers."
+    ),
+    click.option("--ignore", multiple=True, metavar="COL", help="Leave it out."),
+)
+
+recipe_options = together(
+    click.option(
+        "--scaling",
+        type=click.Choice(["standard", "minmax", "robust", "quantile", "none"]),
+        help="Of numbers; by default what suits the head.",
+    ),
+    click.option(
+        "--categories",
+        type=click.Choice(["onehot", "ordinal", "target", "native"]),
+        help="How categories are encoded; by default as suits the head and their number.",
+    ),
+    click.option(
+        "--image-features",
+        metavar="raw|pca|probe",
+        help="What the head sees of embeddings, texts and vectors, several joined by +; by default "
+        "what suits the head.",
+    ),
+    click.option(
+        "--components", type=click.IntRange(1), metavar="N", help="Principal components, of pca."
+    ),
+    click.option(
+        "--image-pooling",
+        type=click.Choice(["mean", "max", "first"]),
+        default="mean",
+        show_default=True,
+        help="What becomes of several images in a row.",
+    ),
+)
+
 random_state_option = click.option(
     "--random-state",
     type=int,

@@ -115,13 +115,16 @@ def _embed(
     if store is not None:
         held = EmbeddingStore(store)
         _check_backbone(spec, BackboneSpec.from_dict(held.spec, store), store)
-        blocks, notes = blocks_from_store(frame, columns, held, must_match=False)
+        blocks, notes = blocks_from_store(
+            frame, columns, held, must_match=False, pooling=fitted.settings.image_pooling
+        )
         for note in notes:
             say(note)
         return blocks
     with told(quiet) as progress:
         how = ExtractionOptions(**options, progress=progress)
-        blocks, _ = blocks_from_files(frame, columns, str(images), spec, how)
+        pooling = fitted.settings.image_pooling
+        blocks, _ = blocks_from_files(frame, columns, str(images), spec, how, pooling=pooling)
     return blocks
 
 

@@ -1,54 +1,104 @@
 """The stage-two learners. A head has scikit-learn's ``fit``, ``predict`` and ``predict_proba``.
 
-A new head is one file and one row here: a class with ``fit(X, y, groups)``, ``predict_proba`` or
-``predict``, ``save(folder)`` and ``load(folder, is_classification)``, and ``FILE``, the name of
-what it saves.
+A new head is one file and one row here; see `twostage.heads.base.Head` and docs/extending.md.
 """
 
+from importlib import import_module
 from typing import Any
 
+from sklearn.base import clone
+
 from twostage.errors import UsageError, did_you_mean
+from twostage.heads.base import Head, Task
+from twostage.heads.blend import Blend
 
-HEADS = ("lightgbm",)
-
-
-def make_head(
-    name: str,
-    *,
-    is_classification: bool,
-    n_table_features: int,
-    random_state: int,
-    n_jobs: int | None = None,
-) -> Any:
-    """Make an unfitted head.
-
-    Parameters
-    ----------
-    name : str
-        One of `HEADS`.
-    is_classification : bool
-        Whether ``y`` will be class numbers.
-    n_table_features : int
-        How many of the leading features come from the table; the others are embeddings.
-    random_state : int
-        Of everything random in it.
-    n_jobs : int, optional
-        Threads; as many as there are cores if None.
-    """
-    if name not in HEADS:
-        raise UsageError(
-            f"Unknown head '{name}'.{did_you_mean(name, HEADS)} Heads: {', '.join(HEADS)}."
-        )
-    return head_class(name)(
-        is_classification,
-        n_table_features=n_table_features,
-        random_state=random_state,
-        n_jobs=n_jobs,
-    )
+OWN_ESTIMATOR = "scikit"  # what a scikit-learn estimator of the user's is called
+_CLASSES = {
+    "lightgbm": ("lightgbm", "LightGBMHead"),
+    "keras": ("keras", "KerasHead"),
+    "linear": ("linear", "LinearHead"),
+    "random-forest": ("forest", "ForestHead"),
+    "svm": ("svm", "SVMHead"),
+    OWN_ESTIMATOR: ("scikit", "ScikitHead"),
+}
+HEADS = ("lightgbm", "keras", "linear", "random-forest", "svm", "blend")
+__all__ = [
+    "HEADS",
+    "OWN_ESTIMATOR",
+    "Blend",
+    "Head",
+    "Task",
+    "head_class",
+    "heads_of",
+    "make_head",
+    "name_of",
+]
 
 
 def head_class(name: str) -> Any:
-    """Return the class of a head, imported when it is asked for."""
-    from twostage.heads.lightgbm import LightGBMHead
+    """Return the class of a head by its name, imported when it is asked for."""
+    module, attribute = _CLASSES[name]
+    return getattr(import_module(f"twostage.heads.{module}"), attribute)
 
-    return {"lightgbm": LightGBMHead}[name]
+
+def make_head(name: str) -> Head | Blend:
+    """Make an unfitted head from its name; names joined by ``+`` make a blend.
+
+    Raises
+    ------
+    UsageError
+        If there is no such head.
+    """
+    names = name.split("+")
+    for part in names:
+        if part not in HEADS or (len(names) > 1 and part == "blend"):
+            raise UsageError(
+                f"Unknown head '{part}'.{did_you_mean(part, HEADS)} Heads: {', '.join(HEADS)}, or "
+                "several of them joined by '+', such as linear+lightgbm+keras."
+            )
+    if len(names) > 1:
+        return Blend(tuple(dict.fromkeys(names)))
+    return Blend() if name == "blend" else head_class(name)()
+
+
+def heads_of(head: Any) -> list[Head]:
+    """Return the unfitted heads that something asked for as a head consists of.
+
+    Parameters
+    ----------
+    head : str, Head, Blend or scikit-learn estimator
+        A blend consists of several; a scikit-learn estimator is wrapped.
+    """
+    if isinstance(head, str):
+        head = make_head(head)
+    if isinstance(head, Blend):
+        if isinstance(head.heads, str) or not head.heads:
+            raise UsageError(f"A blend needs a list of heads; found {head.heads!r}.")
+        return [member for part in head.heads for member in heads_of(part)]
+    if isinstance(head, Head):
+        return [clone(head)]
+    if hasattr(head, "fit") and hasattr(head, "get_params") and not isinstance(head, type):
+        return [head_class(OWN_ESTIMATOR)(head)]
+    raise UsageError(
+        f"A head is one of {', '.join(HEADS)}, a head object or a scikit-learn estimator; found "
+        f"{head!r}."
+    )
+
+
+def name_of(head: Head) -> str:
+    """Return the name of a head's kind."""
+    for name, (_, attribute) in _CLASSES.items():
+        if type(head).__name__ == attribute:
+            return name
+    raise UsageError(
+        f"{type(head).__name__} is no head that twostage knows: a model with it can't be saved. "
+        "Add it to twostage/heads/__init__.py, or use joblib."
+    )
+
+
+def __getattr__(name: str) -> Any:
+    """Import the class of a head when it is asked for: ``twostage.heads.KerasHead``."""
+    for module, attribute in _CLASSES.values():
+        if attribute == name:
+            return getattr(import_module(f"twostage.heads.{module}"), attribute)
+    raise AttributeError(f"module 'twostage.heads' has no attribute {name!r}")

@@ -1,31 +1,41 @@
 """Gradient-boosted trees that see wide embeddings and a narrow table on equal terms."""
 
+import json
+import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import joblib
 import lightgbm
 import numpy as np
 
 from twostage.errors import DataError
-from twostage.splits import holdout
+from twostage.features import Features
+from twostage.heads.base import Head, Task
+from twostage.recipes import Recipe
+from twostage.splits import inner_folds
 
 _MAX_TREES = 2000
+_MAX_TREES_OF_FEW_ROWS = 500
 _PATIENCE = 50
 _MIN_ROWS_TO_STOP_EARLY = 100
 _MIN_GROUPS = 10
 _N_TREES_WITHOUT_STOPPING = 100
+_FEW_ROWS = 1000
 _N_SAMPLED_FEATURES = 256
 _MANY_CLASSES = 20
 _MIN_CELLS_FOR_THREADS = 10_000_000
+_CHUNK = 16_384
+_TREES, _RECORD = "head.txt", "head.json"
 
 
-class LightGBMHead:
+class LightGBMHead(Head):
     """LightGBM with early stopping, refitted on all rows it is given.
 
-    The number of trees is the one that does best on an inner fifth, held out by whole groups;
-    under 100 rows or 10 groups, or where no
-    fair fifth can be held out, it is 100.
+    The number of trees is the one that does best on an inner fifth, held out by whole groups, or,
+    of fewer than 1,000 rows, on five of them; under 100 rows or 10 groups, or where no fair fifth
+    can be held out, it is 100.
 
     Embeddings are wide and redundant: each tree sees a sample of some 256 features, which is
     faster and generalises better. So that a table of a few columns is not sampled away, its
@@ -33,149 +43,227 @@ class LightGBMHead:
 
     Parameters
     ----------
-    is_classification : bool
-        Whether ``y`` is class numbers.
-    n_table_features : int
-        How many of the leading features come from the table.
-    random_state : int
-        Of the inner split and of LightGBM's sampling.
-    n_jobs : int, optional
-        Threads; as many as there are cores if None. Small data is trained on one, faster so.
+    n_trees : int, optional
+        Fixed number of trees; found by early stopping if None.
+    learning_rate : float, optional
+        0.05, or 0.1 for more than 20 classes, if None.
+    num_leaves : int, optional
+        7 under 1,000 rows, else 15, if None.
+    min_data_in_leaf : int, optional
+        5 under 1,000 rows, else 20, if None; fewer under 100 rows.
+    lambda_l2 : float, optional
+        10 for more than 256 features, else 0, if None.
+    feature_fraction : float, optional
+        What gives each tree some 256 features if None; a quarter of those for more than 20
+        classes.
 
     Attributes
     ----------
     booster_ : lightgbm.Booster
         The trees.
+    n_copies_ : int
+        How often the table's columns enter.
     """
 
-    FILE = "head.txt"
+    recipe: ClassVar[Recipe] = Recipe()
+    search_space: ClassVar[Mapping[str, Sequence[Any]]] = {
+        "learning_rate": (0.02, 0.05, 0.1),
+        "num_leaves": (4, 7, 15, 31, 63),
+        "min_data_in_leaf": (3, 5, 10, 20, 50),
+        "lambda_l2": (0.0, 1.0, 10.0, 100.0),
+        "feature_fraction": (0.1, 0.2, 0.5, 1.0),
+    }
 
     def __init__(
         self,
-        is_classification: bool,
         *,
-        n_table_features: int = 0,
-        random_state: int = 0,
-        n_jobs: int | None = None,
+        n_trees: int | None = None,
+        learning_rate: float | None = None,
+        num_leaves: int | None = None,
+        min_data_in_leaf: int | None = None,
+        lambda_l2: float | None = None,
+        feature_fraction: float | None = None,
     ):
-        self.is_classification = is_classification
-        self.n_table_features = n_table_features
-        self.random_state = random_state
-        self.n_jobs = n_jobs
+        self.n_trees = n_trees
+        self.learning_rate = learning_rate
+        self.num_leaves = num_leaves
+        self.min_data_in_leaf = min_data_in_leaf
+        self.lambda_l2 = lambda_l2
+        self.feature_fraction = feature_fraction
 
-    def fit(self, X: np.ndarray, y: np.ndarray, groups: np.ndarray | None = None) -> "LightGBMHead":
-        """Train on all rows, with as many trees as an inner split asks for.
-
-        Parameters
-        ----------
-        X : float32 array of shape (n_rows, n_features)
-            NaN where a value is missing.
-        y : array of shape (n_rows,)
-            Class numbers, 0 to n_classes - 1, each present; or values.
-        groups : int array of shape (n_rows,), optional
-            Rows of one group stay together in the inner split.
-        """
-        columns = self._columns(X.shape[1])
-        X = X[:, columns]
-        parameters = self._parameters(X, y)
-        n_trees = self._find_n_trees(parameters, X, y, groups)
-        data = lightgbm.Dataset(X, y, feature_name=_names_of(columns), params=parameters)
+    def fit(
+        self,
+        features: Features,
+        y: np.ndarray,
+        task: Task,
+        groups: np.ndarray | None = None,
+        sample_weight: np.ndarray | None = None,
+    ) -> Self:
+        """Train on all rows, with as many trees as an inner split asks for; see `Head.fit`."""
+        self.task_ = task
+        self.n_copies_ = _n_copies(features)
+        parameters = self._parameters(features, y, sample_weight)
+        data = _dataset(features, self.n_copies_, y, sample_weight, parameters)
+        n_trees = self.n_trees
+        if n_trees is None:
+            n_trees = _find_n_trees(parameters, data, y, task, groups)
         self.booster_ = lightgbm.train(parameters, data, n_trees)
+        self.booster_.free_dataset()
         return self
 
-    def predict(self, X: np.ndarray) -> np.ndarray:
-        """Return values, or class numbers, of shape (n_rows,)."""
-        if self.is_classification:
-            return np.asarray(self.predict_proba(X).argmax(axis=1))
-        return self._predict(X)
+    def predict(self, features: Features) -> np.ndarray:
+        """Return values of shape (n_rows,)."""
+        return self._predict(features)
 
-    def predict_proba(self, X: np.ndarray) -> np.ndarray:
+    def predict_proba(self, features: Features) -> np.ndarray:
         """Return class probabilities of shape (n_rows, n_classes)."""
-        proba = self._predict(X)
+        proba = self._predict(features)
         return np.column_stack([1 - proba, proba]) if proba.ndim == 1 else proba
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path, trusted: Sequence[str] = ()) -> None:
         """Write the trees as LightGBM's own text."""
-        self.booster_.save_model(folder / self.FILE)
+        self.booster_.save_model(folder / _TREES)
+        (folder / _RECORD).write_text(json.dumps({"n_copies": self.n_copies_}))
 
-    @classmethod
-    def load(cls, folder: Path, is_classification: bool) -> "LightGBMHead":
+    def load(self, folder: Path, task: Task, trusted: Sequence[str] = ()) -> Self:
         """Read what `save` wrote."""
-        head = cls(is_classification)
-        head.booster_ = lightgbm.Booster(model_file=folder / cls.FILE)
-        return head
+        self.task_ = task
+        self.booster_ = lightgbm.Booster(model_file=folder / _TREES)
+        self.n_copies_ = int(json.loads((folder / _RECORD).read_text())["n_copies"])
+        return self
 
-    def _predict(self, X: np.ndarray) -> np.ndarray:
-        X = X[:, _columns_in(self.booster_.feature_name())]
-        return np.asarray(self.booster_.predict(X, num_threads=self._n_threads(X)))
+    def _predict(self, features: Features) -> np.ndarray:
+        threads = _n_threads(len(features) * features.n_features, self.task_)
+        pieces = [slice(start, start + _CHUNK) for start in range(0, len(features), _CHUNK)]
+        parts = [features.table] * self.n_copies_ + [features.codes, *features.blocks]
+        outputs = []
+        for rows in pieces:
+            matrix = np.hstack([np.asarray(part[rows], np.float32) for part in parts])
+            outputs.append(self.booster_.predict(matrix, num_threads=threads))
+        return np.concatenate(outputs) if outputs else np.empty(0)
 
-    def _columns(self, n_features: int) -> np.ndarray:
-        """Return which feature each column of the trees' input is: the table's occur repeatedly."""
-        n_copies = 1
-        if n_features > _N_SAMPLED_FEATURES and self.n_table_features:
-            n_copies = max(1, round(_N_SAMPLED_FEATURES / 2 / self.n_table_features))
-        table = np.tile(np.arange(self.n_table_features), n_copies)
-        return np.concatenate([table, np.arange(self.n_table_features, n_features)])
-
-    def _parameters(self, X: np.ndarray, y: np.ndarray) -> dict[str, Any]:
-        n_features = X.shape[1]
-        is_slow = self.is_classification and y.max() >= _MANY_CLASSES  # a tree per class and round
-        n_sampled = _N_SAMPLED_FEATURES // 4 if is_slow else _N_SAMPLED_FEATURES
-        n_classes = int(y.max()) + 1 if self.is_classification else 0
+    def _parameters(
+        self, features: Features, y: np.ndarray, sample_weight: np.ndarray | None
+    ) -> dict[str, Any]:
+        n_features = features.n_features + (self.n_copies_ - 1) * features.table.shape[1]
+        n_rows = len(y) if sample_weight is None else float(sample_weight.sum())
+        n_classes = self.task_.n_classes or 0
+        is_wide, has_many_classes = n_features > _N_SAMPLED_FEATURES, n_classes > _MANY_CLASSES
+        n_sampled = _N_SAMPLED_FEATURES // 4 if has_many_classes else _N_SAMPLED_FEATURES
         objective = {0: "regression", 2: "binary"}.get(n_classes, "multiclass")
+        defaults = {
+            "learning_rate": 0.1 if has_many_classes else 0.05,
+            "num_leaves": 7 if n_rows < _FEW_ROWS else 15,
+            "lambda_l2": 10.0 if is_wide else 0.0,
+            "feature_fraction": min(1.0, n_sampled / max(1, n_features)),
+        }
+        chosen = {name: getattr(self, name) for name in defaults}
+        leaf_sizes = self._leaf_sizes(n_rows)
         return {
+            **defaults,
+            **{name: value for name, value in chosen.items() if value is not None},
+            **leaf_sizes,
             "objective": objective,
             "num_class": n_classes if objective == "multiclass" else 1,
-            "learning_rate": 0.05 if n_classes <= _MANY_CLASSES else 0.1,
-            "num_leaves": 15,
-            "min_data_in_leaf": min(20, max(1, len(y) // 20)),
-            "lambda_l2": 10.0 if n_features > _N_SAMPLED_FEATURES else 0.0,
-            "max_bin": 63 if n_features > _N_SAMPLED_FEATURES else 255,
-            "feature_fraction": min(1.0, n_sampled / n_features),
-            "seed": self.random_state,
+            "max_bin": 63 if is_wide else 255,
+            "seed": self.task_.random_state,
             "deterministic": True,
             "force_col_wise": True,
-            "num_threads": self._n_threads(X, n_trees_a_round=max(1, n_classes)),
+            "num_threads": _n_threads(len(y) * n_features * max(1, n_classes), self.task_),
             "verbose": -1,
         }
 
-    def _find_n_trees(
-        self,
-        parameters: dict[str, Any],
-        X: np.ndarray,
-        y: np.ndarray,
-        groups: np.ndarray | None,
-    ) -> int:
-        has_few_groups = groups is not None and len(np.unique(groups)) < _MIN_GROUPS
-        if len(y) < _MIN_ROWS_TO_STOP_EARLY or has_few_groups:
-            return _N_TREES_WITHOUT_STOPPING
-        try:
-            train, inner = holdout(
-                y,
-                is_classification=self.is_classification,
-                groups=groups,
-                random_state=self.random_state,
-            )
-        except DataError:
-            return _N_TREES_WITHOUT_STOPPING
-        data = lightgbm.Dataset(X[train], y[train], params=parameters)
-        watched = lightgbm.Dataset(X[inner], y[inner], reference=data)
-        stop = lightgbm.early_stopping(_PATIENCE, verbose=False)
-        booster = lightgbm.train(
-            parameters, data, _MAX_TREES, valid_sets=[watched], callbacks=[stop]
-        )
-        return max(1, int(booster.best_iteration))
+    def _leaf_sizes(self, n_rows: float) -> dict[str, float]:
+        """Return the least size of a leaf: in rows, or of very few rows in weight.
 
-    def _n_threads(self, X: np.ndarray, n_trees_a_round: int = 1) -> int:
-        if X.size * n_trees_a_round < _MIN_CELLS_FOR_THREADS:
-            return 1  # threads that wait for each other at every leaf would take longer
-        return self.n_jobs if self.n_jobs and self.n_jobs > 0 else int(joblib.cpu_count())
+        A weight then counts as that many equal rows do, as scikit-learn asks for.
+        """
+        if self.min_data_in_leaf is not None:
+            return {"min_data_in_leaf": self.min_data_in_leaf}
+        if n_rows < _MIN_ROWS_TO_STOP_EARLY:
+            least = max(1.0, n_rows // 20)
+            per_row = 0.2 if self.task_.is_classification else 1.0  # a hessian is p (1 - p)
+            return {
+                "min_data_in_leaf": 1,
+                "min_data_in_bin": 1,
+                "min_sum_hessian_in_leaf": per_row * least,
+            }
+        return {"min_data_in_leaf": 5 if n_rows < _FEW_ROWS else 20}
 
 
-def _names_of(columns: np.ndarray) -> list[str]:
-    """Name the trees' inputs so that the file says which feature each one is."""
-    return [f"{position}_is_{column}" for position, column in enumerate(columns)]
+def _n_copies(features: Features) -> int:
+    """Return how often the table's columns enter, so that samples of features hold them."""
+    n_table = int(features.table.shape[1])
+    if features.n_features <= _N_SAMPLED_FEATURES or n_table == 0:
+        return 1
+    return max(1, round(_N_SAMPLED_FEATURES / 2 / n_table))
 
 
-def _columns_in(names: list[str]) -> list[int]:
-    return [int(name.split("_is_")[1]) for name in names]
+def _dataset(
+    features: Features,
+    n_copies: int,
+    y: np.ndarray,
+    sample_weight: np.ndarray | None,
+    parameters: dict[str, Any],
+) -> lightgbm.Dataset:
+    """Bin the features part by part: a matrix of all would be a copy."""
+    names = [f"table_{copy}" for copy in range(n_copies)]
+    parts = dict.fromkeys(names, features.table) | {"codes": np.asarray(features.codes, np.float32)}
+    parts |= {f"block_{number}": block for number, block in enumerate(features.blocks)}
+    data = None
+    for name, part in parts.items():
+        if part.shape[1] == 0:
+            continue
+        binned = lightgbm.Dataset(
+            part,
+            label=y,
+            weight=sample_weight,
+            feature_name=[f"{name}_{column}" for column in range(part.shape[1])],
+            categorical_feature=list(range(part.shape[1])) if name == "codes" else "auto",
+            params=parameters,
+        ).construct()
+        with warnings.catch_warnings():  # LightGBM warns that it can't put the raw parts together
+            warnings.simplefilter("ignore")
+            data = binned if data is None else data.add_features_from(binned)
+    if data is None:
+        raise DataError("There are no features to learn from.")
+    return data
+
+
+def _find_n_trees(
+    parameters: dict[str, Any],
+    data: lightgbm.Dataset,
+    y: np.ndarray,
+    task: Task,
+    groups: np.ndarray | None,
+) -> int:
+    folds = _folds_to_stop_by(y, task, groups)
+    if not folds:
+        return _N_TREES_WITHOUT_STOPPING
+    stop = lightgbm.early_stopping(_PATIENCE, verbose=False)
+    most = _MAX_TREES if len(folds) == 1 else _MAX_TREES_OF_FEW_ROWS
+    found = lightgbm.cv(parameters, data, most, folds=folds, callbacks=[stop])
+    return max(1, len(next(iter(found.values()))))
+
+
+def _folds_to_stop_by(
+    y: np.ndarray, task: Task, groups: np.ndarray | None
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return the inner splits: five of few rows, one of many or many classes, none of too few."""
+    has_few_groups = groups is not None and len(np.unique(groups)) < _MIN_GROUPS
+    if len(y) < _MIN_ROWS_TO_STOP_EARLY or has_few_groups:
+        return []
+    has_many_classes = (task.n_classes or 0) > _MANY_CLASSES
+    return inner_folds(
+        y,
+        is_classification=task.is_classification,
+        groups=groups,
+        many_rows=0 if has_many_classes else _FEW_ROWS,
+        random_state=task.random_state,
+    )
+
+
+def _n_threads(n_cells: int, task: Task) -> int:
+    if n_cells < _MIN_CELLS_FOR_THREADS:
+        return 1  # threads that wait for each other at every leaf would take longer
+    return task.n_jobs if task.n_jobs and task.n_jobs > 0 else int(joblib.cpu_count())

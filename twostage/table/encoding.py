@@ -1,64 +1,78 @@
-"""Turn table columns into numbers: scaled, one-hot, or encoded by the target."""
+"""Turn table columns into numbers, as the recipe of a head wants them."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+import json
+from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from sklearn.model_selection import GroupKFold, KFold
-from sklearn.preprocessing import OneHotEncoder, StandardScaler, TargetEncoder
 
-from twostage.errors import DataError
-from twostage.table.roles import CATEGORICAL, HIGH_CARDINALITY, NUMERIC, Column
+from twostage.errors import ModelError
+from twostage.recipes import Recipe
+from twostage.table.categories import ByTarget, CategoryNumbers, OneHot, Ordinal
+from twostage.table.date_parts import DateParts
+from twostage.table.numbers import LARGEST, numbers_in
+from twostage.table.part import Part, Training
+from twostage.table.plain import BooleanColumns, NumericColumns
+from twostage.table.roles import BOOLEAN, CATEGORICAL, DATE, NUMERIC, Column
+from twostage.table.vocabulary import count_categories
 
-LEAF_TYPES = {"scale": StandardScaler, "one_hot": OneHotEncoder, "target": TargetEncoder}
-_N_FOLDS = 5
-_LARGEST = 1e30  # squares of standardised values must stay finite in float64, values in float32
+__all__ = ["TableEncoder", "numbers_in"]
+RECORD = "encoder.json"
+MAX_ONE_HOT = 255
+_NATIVE = "native"
+# In the order of the features; category numbers come last.
+_PARTS: dict[str, type[Part]] = {
+    NUMERIC: NumericColumns,
+    BOOLEAN: BooleanColumns,
+    DATE: DateParts,
+    "onehot": OneHot,
+    "ordinal": Ordinal,
+    "target": ByTarget,
+    _NATIVE: CategoryNumbers,
+}
 
 
 class TableEncoder:
     """Encoders of a table's columns, learned on training rows.
 
-    Numeric columns are standardised and keep their missing values, which trees know how to use.
-    Categories become one column each, missing values among them; those unseen at fit become
-    zeros. A column of more than 30 categories is encoded by the target instead, cross-fitted so
-    that no training row sees its own target, nor that of its group.
+    Numbers, booleans and the parts of dates are scaled and filled in as the recipe says.
+    Categories get a column each ("onehot"), one column of their numbers ("ordinal"), what the
+    target was like in them ("target"), or are left to the head as numbers ("native"). A column
+    of more than 255 categories is encoded by the target where the recipe asks for "onehot".
 
     Parameters
     ----------
-    wiring : mapping of str to sequence of str
-        Which columns go to which encoder: ``scale``, ``one_hot``, ``target``.
-    leaves : mapping of str to fitted scikit-learn transformer
-        The encoders, under the same keys.
-
-    References
-    ----------
-    Micci-Barreca (2001), as in ``sklearn.preprocessing.TargetEncoder``.
+    parts : dict of str to Part
+        By role, and categorical columns by their encoding.
     """
 
-    def __init__(self, wiring: Mapping[str, Sequence[str]], leaves: Mapping[str, Any]):
-        self.wiring = {key: list(columns) for key, columns in wiring.items()}
-        self.leaves = dict(leaves)
+    def __init__(self, parts: dict[str, Part]):
+        self.parts = {key: parts[key] for key in _PARTS if key in parts}
 
     @classmethod
     def fit_transform(
         cls,
         frame: pd.DataFrame,
         columns: Sequence[Column],
+        recipe: Recipe,
         y: np.ndarray,
         *,
         is_classification: bool,
         random_state: int,
         groups: np.ndarray | None = None,
-    ) -> tuple["TableEncoder", np.ndarray]:
+        sample_weight: np.ndarray | None = None,
+    ) -> tuple["TableEncoder", np.ndarray, np.ndarray]:
         """Learn the encoders and encode the rows they are learned on.
 
         Parameters
         ----------
         frame : DataFrame of shape (n_rows, n_columns)
-            The training rows.
+            The training rows. Not modified.
         columns : sequence of Column
-            Those whose role is numeric or categorical are encoded.
+            Those whose role is numeric, boolean, categorical or date are encoded.
+        recipe : Recipe
+            How.
         y : array of shape (n_rows,)
             Class numbers or values.
         is_classification : bool
@@ -67,135 +81,139 @@ class TableEncoder:
             Of the folds in which categories are encoded by the target.
         groups : int array of shape (n_rows,), optional
             Rows of one group are in one fold: none is encoded with the target of its group.
+        sample_weight : array of shape (n_rows,), optional
+            Of the rows, where numbers are scaled and filled in.
 
         Returns
         -------
         encoder : TableEncoder
-        features : float32 array of shape (n_rows, n_features)
-        """
-        wiring = _wire(columns)
-        target_type = _target_type(y, is_classification)
-        folds = _folds(len(frame), groups, random_state) if "target" in wiring else []
-        leaves = {key: _make_leaf(key, target_type, folds) for key in wiring}
-        features = [
-            leaf.fit_transform(_input_of(key, frame, wiring[key]), y)
-            for key, leaf in leaves.items()
-        ]
-        if "target" in leaves:
-            leaves["target"].set_params(cv=_N_FOLDS)  # the folds have done their work
-        return cls(wiring, leaves), _side_by_side(features, len(frame))
-
-    def transform(self, frame: pd.DataFrame) -> np.ndarray:
-        """Encode rows.
-
-        Returns
-        -------
-        float32 array of shape (n_rows, n_features)
+        table : float32 array of shape (n_rows, n_table)
+            Finite, or NaN where the recipe leaves missing values.
+        codes : int32 array of shape (n_rows, n_coded)
+            Numbers of the categories left to the head.
 
         Raises
         ------
         DataError
-            If a numeric column holds something else.
+            If a column does not hold what its role says.
         """
-        features = [
-            leaf.transform(_input_of(key, frame, self.wiring[key]))
-            for key, leaf in self.leaves.items()
-        ]
-        return _side_by_side(features, len(frame))
+        n_values = _n_values(frame, columns)
+        training = Training(
+            frame,
+            recipe,
+            y,
+            is_classification,
+            random_state,
+            groups,
+            sample_weight,
+            many={name for name, n in n_values.items() if n > recipe.few},
+        )
+        parts, features = {}, {}
+        for key, names in _wire(columns, recipe, n_values).items():
+            parts[key], features[key] = _PARTS[key].fit_transform(training, names)
+        return cls(parts), *_table_and_codes(features, len(frame))
+
+    def transform(self, frame: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+        """Encode rows.
+
+        Parameters
+        ----------
+        frame : DataFrame of shape (n_rows, n_columns)
+            With the columns that were learned from, in any order. Not modified.
+
+        Returns
+        -------
+        table : float32 array of shape (n_rows, n_table)
+        codes : int32 array of shape (n_rows, n_coded)
+
+        Raises
+        ------
+        DataError
+            If a column does not hold what its role says: which row, what, and what to do.
+        """
+        features = {key: part.transform(frame) for key, part in self.parts.items()}
+        return _table_and_codes(features, len(frame))
+
+    @property
+    def cardinalities(self) -> tuple[int, ...]:
+        """Of each column of the codes, how many numbers there are, 0 included."""
+        native = self.parts.get(_NATIVE)
+        if not isinstance(native, CategoryNumbers):
+            return ()
+        return tuple(vocabulary.cardinality for vocabulary in native.vocabularies)
 
     def feature_names(self) -> list[str]:
-        """Return the name of each feature."""
-        names: list[str] = []
-        for key, leaf in self.leaves.items():
-            names += [str(name) for name in leaf.get_feature_names_out(self.wiring[key])]
-        return names
+        """Return the name of each column of the table, then of the codes."""
+        return [name for part in self.parts.values() for name in part.feature_names()]
+
+    def save(self, folder: Path) -> None:
+        """Write the wiring as ``encoder.json`` and each fitted encoder as a skops file.
+
+        Raises
+        ------
+        ModelError
+            If an encoder holds a type that would not be loaded again.
+        """
+        record = {key: part.save(folder) for key, part in self.parts.items()}
+        (folder / RECORD).write_text(json.dumps(record, indent=1), encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path) -> "TableEncoder":
+        """Read what `save` wrote.
+
+        Raises
+        ------
+        ModelError
+            If a file is missing or damaged, or holds another type than the wiring says.
+        """
+        try:
+            record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+            return cls({key: _PARTS[key].load(folder, saved) for key, saved in record.items()})
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise ModelError(
+                f"The encoders in '{folder}' can't be read ({reason}). Copy the model again, or "
+                "refit."
+            ) from error
 
 
-def _wire(columns: Sequence[Column]) -> dict[str, list[str]]:
-    """Return which columns go to which encoder, by their roles alone."""
-    encoder_of = {NUMERIC: "scale", CATEGORICAL: "one_hot", HIGH_CARDINALITY: "target"}
-    wiring: dict[str, list[str]] = {key: [] for key in encoder_of.values()}
+def _n_values(frame: pd.DataFrame, columns: Sequence[Column]) -> dict[str, int]:
+    """Return how many values each categorical column has: in the whole table, if that was told."""
+    return {
+        column.name: count_categories(frame[column.name])
+        if column.n_values is None
+        else column.n_values
+        for column in columns
+        if column.role == CATEGORICAL
+    }
+
+
+def _wire(
+    columns: Sequence[Column], recipe: Recipe, n_values: dict[str, int]
+) -> dict[str, list[str]]:
+    """Return which columns go to which part."""
+    wiring: dict[str, list[str]] = {key: [] for key in _PARTS}
     for column in columns:
-        if column.role in encoder_of:
-            wiring[encoder_of[column.role]].append(column.name)
+        key = column.role
+        if key == CATEGORICAL:
+            key = _category_encoding(recipe, n_values[column.name])
+        if key in wiring:
+            wiring[key].append(column.name)
     return {key: names for key, names in wiring.items() if names}
 
 
-def _target_type(y: np.ndarray, is_classification: bool) -> str:
-    if not is_classification:
-        return "continuous"
-    return "binary" if len(np.unique(y)) == 2 else "multiclass"
+def _category_encoding(recipe: Recipe, n_values: int) -> str:
+    encoding = recipe.categories if n_values <= recipe.few else recipe.many_categories
+    return "target" if encoding == "onehot" and n_values > MAX_ONE_HOT else encoding
 
 
-def _folds(n_rows: int, groups: np.ndarray | None, random_state: int) -> list[Any]:
-    rows = np.empty(n_rows)
-    if groups is None or len(np.unique(groups)) < _N_FOLDS:
-        splitter = KFold(_N_FOLDS, shuffle=True, random_state=random_state)
-    else:
-        splitter = GroupKFold(_N_FOLDS, shuffle=True, random_state=random_state)
-    return list(splitter.split(rows, rows, groups))
-
-
-def _make_leaf(key: str, target_type: str, folds: list[Any]) -> Any:
-    options: dict[str, dict[str, Any]] = {
-        "scale": {},
-        "one_hot": {"handle_unknown": "ignore", "sparse_output": False},
-        "target": {"target_type": target_type, "cv": folds},
-    }
-    return LEAF_TYPES[key](**options[key])
-
-
-def _input_of(key: str, frame: pd.DataFrame, columns: Sequence[str]) -> np.ndarray:
-    convert = numbers_in if key == "scale" else _categories
-    return np.column_stack([convert(frame[name]) for name in columns])
-
-
-def numbers_in(values: pd.Series) -> np.ndarray:
-    """Return a numeric column as float64, NaN where it is missing.
-
-    Raises
-    ------
-    DataError
-        Naming the first row that holds no number, or one that is infinite or beyond 1e30.
-    """
-    if values.dtype.kind in "mM":
-        raise DataError(
-            f"Column '{values.name}' holds dates, not numbers. Make them numbers, or ignore it."
-        )
-    try:
-        numbers = pd.to_numeric(values).to_numpy(dtype=np.float64, na_value=np.nan)
-    except (ValueError, TypeError) as error:
-        is_bad = pd.to_numeric(values, errors="coerce").isna() & values.notna()
-        row = int(np.argmax(is_bad.to_numpy()))
-        raise DataError(
-            f"Column '{values.name}' is numeric, but row {row + 1} holds {values.iloc[row]!r}. "
-            "Correct it, or make the column categorical when fitting."
-        ) from error
-    is_too_large = np.abs(numbers) > _LARGEST
-    if is_too_large.any():
-        row = int(np.argmax(is_too_large))
-        raise DataError(
-            f"Column '{values.name}' holds an infinite or too large value in row {row + 1}: "
-            f"{numbers[row]:g}. Replace it by a number or leave it missing."
-        )
-    return np.asarray(numbers)
-
-
-def _categories(values: pd.Series) -> np.ndarray:
-    """Return a column as text, NaN where it is missing; 1, 1.0 and "1" are one category."""
-    names = values.astype(object)
-    text = [np.nan if pd.isna(value) else _category_name(value) for value in names]
-    return np.array(text, dtype=object)
-
-
-def _category_name(value: object) -> str:
-    if isinstance(value, (float, np.floating)) and float(value).is_integer():
-        return str(int(value))
-    return str(value)
-
-
-def _side_by_side(features: Sequence[np.ndarray], n_rows: int) -> np.ndarray:
-    if not features:
-        return np.empty((n_rows, 0), np.float32)
-    side_by_side = np.clip(np.column_stack(features), -_LARGEST, _LARGEST)
-    return np.asarray(side_by_side, np.float32)
+def _table_and_codes(features: dict[str, np.ndarray], n_rows: int) -> tuple[np.ndarray, np.ndarray]:
+    codes = features.pop(_NATIVE, np.empty((n_rows, 0), np.int32))
+    table = np.empty((n_rows, sum(part.shape[1] for part in features.values())), np.float32)
+    start = 0
+    for key in _PARTS:
+        if key in features:
+            stop = start + features[key].shape[1]
+            np.clip(features[key], -LARGEST, LARGEST, out=table[:, start:stop], casting="same_kind")
+            start = stop
+    return table, codes

@@ -3,15 +3,15 @@
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-import numpy as np
 import pandas as pd
-from pandas.api import types
 
 from twostage.errors import UsageError, did_you_mean, listed
+from twostage.table import kinds
+from twostage.table.vectors import vector_width
+from twostage.table.vocabulary import count_categories
 
-NUMERIC, CATEGORICAL, IGNORED = "numeric", "categorical", "ignored"
-HIGH_CARDINALITY = "categorical of many values"
-MAX_ONE_HOT = 30
+NUMERIC, BOOLEAN, CATEGORICAL, DATE = "numeric", "boolean", "categorical", "date"
+TEXT, VECTOR, IGNORED = "text", "vector", "ignored"
 LIKE_AN_ID = "all values differ, like an id"
 _NEARLY_ALL = 0.9
 _FEW_ROWS = 10
@@ -25,18 +25,21 @@ class Column:
     ----------
     name : str
         As in the table.
-    role : {"numeric", "categorical", "categorical of many values", "ignored"}
+    role : {"numeric", "boolean", "categorical", "date", "text", "vector", "ignored"}
         How it is used.
     dtype : str
         As pandas names it, when the role was told.
     reason : str or None
         Why it is ignored.
+    n_values : int or None
+        How many categories a categorical column has, or how many numbers each vector of one.
     """
 
     name: str
     role: str
     dtype: str
     reason: str | None = None
+    n_values: int | None = None
 
 
 @dataclass(frozen=True)
@@ -45,17 +48,27 @@ class RoleOverrides:
 
     Attributes
     ----------
-    numeric, categorical, ignore : tuple of str
+    numeric, categorical, date, text, vector, ignore : tuple of str
         Columns taken as such, whatever they look like.
     """
 
     numeric: tuple[str, ...] = ()
     categorical: tuple[str, ...] = ()
+    date: tuple[str, ...] = ()
+    text: tuple[str, ...] = ()
+    vector: tuple[str, ...] = ()
     ignore: tuple[str, ...] = ()
 
     def check(self, columns: Collection[str]) -> None:
         """Raise UsageError if a column does not exist or has two roles."""
-        named = [*self.numeric, *self.categorical, *self.ignore]
+        named = [
+            *self.numeric,
+            *self.categorical,
+            *self.date,
+            *self.text,
+            *self.vector,
+            *self.ignore,
+        ]
         for name in named:
             if name not in columns:
                 hint = did_you_mean(name, [str(column) for column in columns])
@@ -63,6 +76,20 @@ class RoleOverrides:
         twice = [name for name in dict.fromkeys(named) if named.count(name) > 1]
         if twice:
             raise UsageError(f"More than one role is given to {listed(twice)}. Give one.")
+
+    def role_of(self, name: str) -> str | None:
+        """Return the role that the user gave to a column, if any."""
+        for role, names in (
+            (IGNORED, self.ignore),
+            (NUMERIC, self.numeric),
+            (CATEGORICAL, self.categorical),
+            (DATE, self.date),
+            (TEXT, self.text),
+            (VECTOR, self.vector),
+        ):
+            if name in names:
+                return role
+        return None
 
 
 def infer_roles(
@@ -88,59 +115,74 @@ def infer_roles(
     -------
     list of Column
         In the frame's order, reserved columns left out.
+
+    Raises
+    ------
+    DataError
+        If a column that the user says holds vectors or categories holds something else.
     """
     columns = []
     for name in frame.columns:
         if name not in reserved:
-            role, reason = _role_of(frame[name], str(name), overrides, image_endings)
-            columns.append(Column(str(name), role, str(frame[name].dtype), reason))
+            values = frame[name]
+            role, reason = _role_of(values, overrides.role_of(str(name)), image_endings)
+            n_values = _n_values(values, role)
+            columns.append(Column(str(name), role, str(values.dtype), reason, n_values))
     return columns
 
 
 def _role_of(
-    values: pd.Series, name: str, overrides: RoleOverrides, image_endings: tuple[str, ...]
+    values: pd.Series, wish: str | None, image_endings: tuple[str, ...]
 ) -> tuple[str, str | None]:
-    if name in overrides.ignore:
-        return IGNORED, "on request"
-    if name in overrides.numeric:
-        return NUMERIC, None
-    if name in overrides.categorical:
-        return _category_role(values), None
+    if wish is not None:
+        return wish, "on request" if wish == IGNORED else None
     reason = _reason_to_ignore(values, image_endings)
     if reason is not None:
         return IGNORED, reason
-    return (NUMERIC if _is_numeric(values) else _category_role(values)), None
+    present = values.dropna()
+    if kinds.is_boolean(present):
+        return BOOLEAN, None
+    if kinds.is_date(present):
+        return DATE, None
+    if len(present) >= _FEW_ROWS and kinds.is_text(present):
+        return TEXT, None
+    role = NUMERIC if kinds.is_numeric(present) else CATEGORICAL
+    reason = _reason_of_many_values(present, role)
+    return (role, None) if reason is None else (IGNORED, reason)
 
 
-def _category_role(values: pd.Series) -> str:
-    return HIGH_CARDINALITY if values.nunique() > MAX_ONE_HOT else CATEGORICAL
-
-
-def _is_numeric(values: pd.Series) -> bool:
-    return types.is_numeric_dtype(values.dtype) or types.is_bool_dtype(values.dtype)
+def _n_values(values: pd.Series, role: str) -> int | None:
+    if role == CATEGORICAL:
+        return count_categories(values)
+    return vector_width(values) if role == VECTOR else None
 
 
 def _reason_to_ignore(values: pd.Series, image_endings: tuple[str, ...]) -> str | None:
     present = values.dropna()
-    if types.is_datetime64_any_dtype(values.dtype) or types.is_timedelta64_dtype(values.dtype):
-        return "a date"
-    if types.is_complex_dtype(values.dtype):
-        return "complex numbers"
     if present.empty:
         return "no values"
-    if isinstance(present.iloc[0], (list, tuple, dict, set, np.ndarray)):
-        return "holds lists"
-    if not _is_numeric(values):
-        present = present.astype(str)
-        if image_endings and present.str.lower().str.endswith(image_endings).mean() > _NEARLY_ALL:
-            return "names images"
-    n_distinct = present.nunique()
-    if n_distinct == 1 and len(present) == len(values):
-        return "constant"
-    if types.is_float_dtype(values.dtype) or len(present) < _FEW_ROWS:
+    reason = kinds.why_unusable(present)
+    if reason is not None:
+        return reason
+    if image_endings and not kinds.is_numeric(present) and _names_images(present, image_endings):
+        return "names images"
+    if len(present) == len(values) and kinds.n_distinct(present.iloc[:100]) == 1:
+        return "constant" if kinds.n_distinct(present) == 1 else None
+    return None
+
+
+def _names_images(present: pd.Series, image_endings: tuple[str, ...]) -> bool:
+    names = present.astype(str).str.lower()
+    return bool(names.str.endswith(image_endings).mean() > _NEARLY_ALL)
+
+
+def _reason_of_many_values(present: pd.Series, role: str) -> str | None:
+    """Say why a column of so many values is of no use: an id, or nearly one."""
+    if kinds.is_float(present) or len(present) < _FEW_ROWS:
         return None
+    n_distinct = kinds.n_distinct(present)
     if n_distinct == len(present):
         return LIKE_AN_ID
-    if not _is_numeric(values) and n_distinct > _NEARLY_ALL * len(present):
+    if role == CATEGORICAL and n_distinct > _NEARLY_ALL * len(present):
         return "nearly all values differ"
     return None

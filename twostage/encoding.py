@@ -1,0 +1,216 @@
+"""From rows to a head's features, by its recipe: table columns, texts, vectors and embeddings."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import pandas as pd
+
+from twostage.blocks import BlockEncoder
+from twostage.errors import DataError
+from twostage.features import Features
+from twostage.joins import ImageBlock, embedding_names
+from twostage.recipes import Recipe
+from twostage.rows import TrainingRows
+from twostage.splits import inner_folds
+from twostage.table.encoding import TableEncoder
+from twostage.table.roles import TEXT, VECTOR, Column
+from twostage.table.text import TextEncoder
+from twostage.table.vectors import vectors_in
+
+_RECORD = "encoding.json"
+_TABLE_FOLDER = "table"
+
+
+@dataclass
+class FeatureEncoder:
+    """All that was learned about how rows become features, in training rows alone.
+
+    Attributes
+    ----------
+    table : TableEncoder
+        Of numbers, categories and dates.
+    texts : dict of str to TextEncoder
+        By column.
+    widths : dict of str to int
+        Of each block, by column: images, then vectors, then texts.
+    blocks : dict of str to BlockEncoder
+        By column, in that order.
+    counts : dict of str to str
+        Image columns whose number of images is a feature ("n_images"), or whether there is any
+        ("has_image"): where that differs between rows.
+    """
+
+    table: TableEncoder
+    texts: dict[str, TextEncoder]
+    widths: dict[str, int]
+    blocks: dict[str, BlockEncoder]
+    counts: dict[str, str]
+
+    @classmethod
+    def fit_transform(
+        cls, rows: TrainingRows, columns: Sequence[Column], recipe: Recipe, random_state: int
+    ) -> tuple[Self, Features]:
+        """Learn from training rows, and encode them.
+
+        Parameters
+        ----------
+        rows : TrainingRows
+            Of n_rows.
+        columns : sequence of Column
+            The table's columns and their roles.
+        recipe : Recipe
+            What the head wants.
+        random_state : int
+            Of the folds in which target encoders and probes are cross-fitted.
+
+        Returns
+        -------
+        encoder : FeatureEncoder
+        features : Features
+            Of n_rows. No row's features come from its own label, nor from that of its group.
+        """
+        table, encoded, codes = TableEncoder.fit_transform(
+            rows.frame,
+            columns,
+            recipe,
+            rows.y,
+            is_classification=rows.is_classification,
+            random_state=random_state,
+            groups=rows.groups,
+            sample_weight=rows.sample_weight,
+        )
+        counts = _counts(rows.blocks, recipe)
+        texts: dict[str, TextEncoder] = {}
+        matrices = {name: block.matrix for name, block in rows.blocks.items()}
+        matrices |= {
+            column.name: vectors_in(rows.frame[column.name], column.n_values or 0)
+            for column in columns
+            if column.role == VECTOR
+        }
+        for column in columns:
+            if column.role == TEXT:
+                texts[column.name], matrices[column.name] = TextEncoder.fit_transform(
+                    rows.frame[column.name], random_state=random_state
+                )
+        blocks, found = {}, []
+        folds = inner_folds(
+            rows.y,
+            is_classification=rows.is_classification,
+            groups=rows.groups,
+            random_state=random_state,
+        )
+        for name, matrix in matrices.items():
+            blocks[name], block_features = BlockEncoder.fit_transform(
+                matrix,
+                recipe,
+                rows.y,
+                n_classes=rows.n_classes,
+                folds=folds,
+                sample_weight=rows.sample_weight,
+                name=name,
+            )
+            found.append(block_features)
+        widths = {name: matrix.shape[1] for name, matrix in matrices.items()}
+        encoder = cls(table, texts, widths, blocks, counts)
+        together = _with_counts(encoded, rows.blocks, counts)
+        return encoder, Features(together, codes, table.cardinalities, tuple(found))
+
+    def transform(self, frame: pd.DataFrame, images: Mapping[str, ImageBlock]) -> Features:
+        """Encode rows.
+
+        Parameters
+        ----------
+        frame : DataFrame of shape (n_rows, n_columns)
+            With the columns that were learned from, in any order.
+        images : mapping of str to ImageBlock
+            One per image column, aligned with ``frame``.
+        """
+        encoded, codes = self.table.transform(frame)
+        together = _with_counts(encoded, images, self.counts)
+        found = []
+        for name, encoder in self.blocks.items():
+            if name in self.texts:
+                matrix = self.texts[name].transform(frame[name])
+            elif name in images:
+                matrix = images[name].matrix
+            else:
+                matrix = vectors_in(frame[name], self.widths[name])
+            if matrix.shape[1] != self.widths[name]:
+                raise DataError(
+                    f"Column '{name}' has embeddings of {matrix.shape[1]} numbers; the model was "
+                    f"trained on {self.widths[name]}. Give those of the same backbone."
+                )
+            found.append(encoder.transform(matrix))
+        return Features(together, codes, self.table.cardinalities, tuple(found))
+
+    def feature_names(self) -> list[str]:
+        """Return the name of each feature, in the order of `Features.matrix`."""
+        of_table = self.table.feature_names()
+        n_codes = len(self.table.cardinalities)
+        n_dense = len(of_table) - n_codes
+        names = of_table[:n_dense] + [f"{column}_{what}" for column, what in self.counts.items()]
+        names += of_table[n_dense:]
+        for column, encoder in self.blocks.items():
+            names += encoder.feature_names(embedding_names(column, self.widths[column]))
+        return names
+
+    def save(self, folder: Path) -> None:
+        """Write all that was learned into a folder, without pickles."""
+        (folder / _TABLE_FOLDER).mkdir()
+        self.table.save(folder / _TABLE_FOLDER)
+        for number, text in enumerate(self.texts.values()):
+            text.save(folder, f"text-{number}")
+        record: dict[str, Any] = {
+            "texts": list(self.texts),
+            "widths": self.widths,
+            "counts": self.counts,
+            "blocks": {
+                name: encoder.save(folder, f"block-{number}")
+                for number, (name, encoder) in enumerate(self.blocks.items())
+            },
+        }
+        (folder / _RECORD).write_text(json.dumps(record, indent=1))
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read what `save` wrote."""
+        record = json.loads((folder / _RECORD).read_text())
+        return cls(
+            TableEncoder.load(folder / _TABLE_FOLDER),
+            {
+                name: TextEncoder.load(folder, f"text-{number}")
+                for number, name in enumerate(record["texts"])
+            },
+            record["widths"],
+            {
+                name: BlockEncoder.load(folder, f"block-{number}", saved)
+                for number, (name, saved) in enumerate(record["blocks"].items())
+            },
+            record["counts"],
+        )
+
+
+def _counts(images: Mapping[str, ImageBlock], recipe: Recipe) -> dict[str, str]:
+    """Return which image columns differ in their number of images, and how that is told."""
+    counts = {}
+    for name, block in images.items():
+        if block.n_images.max(initial=0) > 1 and np.ptp(block.n_images) > 0:
+            counts[name] = "n_images"
+        elif recipe.fills_missing and (block.n_images == 0).any():
+            counts[name] = "has_image"
+    return counts
+
+
+def _with_counts(
+    encoded: np.ndarray, images: Mapping[str, ImageBlock], counts: Mapping[str, str]
+) -> np.ndarray:
+    """Put the numbers of images beside the encoded columns of the table."""
+    columns = [
+        images[name].n_images if what == "n_images" else images[name].n_images > 0
+        for name, what in counts.items()
+    ]
+    return np.column_stack([encoded, *columns]).astype(np.float32) if columns else encoded

@@ -1,0 +1,54 @@
+"""What a head learns from: the features of rows, in parts that are not copied together unasked."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Features:
+    """The features of some rows, part by part.
+
+    Embeddings are wide: a head that can take the parts one by one spares a copy of them all.
+
+    Attributes
+    ----------
+    table : float32 array of shape (n_rows, n_table)
+        Encoded columns of the table; NaN where the recipe leaves missing values.
+    codes : int32 array of shape (n_rows, n_coded)
+        Category numbers of the columns that the head encodes itself: 0 is a category unseen or
+        too rare at fit, a missing value is a category of its own.
+    cardinalities : tuple of int
+        Of each column of codes, how many numbers there are, 0 included.
+    blocks : tuple of float32 arrays of shape (n_rows, width)
+        What the recipe makes of each block.
+    """
+
+    table: np.ndarray
+    codes: np.ndarray
+    cardinalities: tuple[int, ...]
+    blocks: tuple[np.ndarray, ...]
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    @property
+    def n_features(self) -> int:
+        """Number of columns of `matrix`."""
+        return sum(part.shape[1] for part in self._parts())
+
+    def take(self, rows: np.ndarray) -> "Features":
+        """Return the features of some rows, by number."""
+        return Features(
+            self.table[rows],
+            self.codes[rows],
+            self.cardinalities,
+            tuple(block[rows] for block in self.blocks),
+        )
+
+    def matrix(self) -> np.ndarray:
+        """Return all parts side by side, a float32 copy: table, codes, blocks."""
+        return np.hstack([np.asarray(part, np.float32) for part in self._parts()])
+
+    def _parts(self) -> tuple[np.ndarray, ...]:
+        return (self.table, self.codes, *self.blocks)

@@ -1,0 +1,418 @@
+"""A neural network with a branch for each kind of input: several small ones, trained as one."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from scipy.special import softmax
+
+from twostage.errors import DataError
+from twostage.features import Features
+from twostage.heads.base import Head, Task
+from twostage.recipes import Recipe
+from twostage.splits import cross_folds
+
+_MIN_ROWS_TO_STOP_EARLY = 100
+_N_STEPS_WITHOUT_STOPPING = 200
+_LEAST_IMPROVEMENT = 0.001  # of the loss, relative: below it, more epochs only take time
+_SHARE_MADE_UNSEEN = 0.05
+_MAX_EMBEDDING_UNITS = 32
+_LEAST_LIKELIHOOD = 1e-7
+_LEAST_VARIANCE = 1e-8
+_MAX_BATCH, _MIN_BATCH, _N_BATCHES = 1024, 64, 32
+_CHUNK = 4096
+_NETWORK, _RECORD = "head.keras", "head.json"
+
+
+class KerasHead(Head):
+    """Several small neural networks, trained at once, whose predictions are averaged.
+
+    Each has an embedding per column of category numbers, a narrow layer on each block, so that
+    1,280 dimensions do not drown five columns, batch normalisation of it all, a hidden layer, and
+    a way past it. Standardisation is the first layer.
+
+    Of at least 100 rows, each network leaves out one of five inner folds (by whole groups,
+    stratified), and training stops when the rows left out are predicted best; the networks of that
+    moment are kept. Together they saw all rows, and did better than others refitted on all of them.
+    Otherwise training takes a fixed number of steps.
+
+    Any backend of Keras 3 will do. The same seed, data, backend and machine give the same network;
+    random states outside are left alone. ``task.n_jobs`` is not used: threads are the backend's.
+
+    Parameters
+    ----------
+    n_members : int
+        Networks to average.
+    units, block_units : int
+        Width of the hidden layer, and of the layer on each block.
+    dropout, block_dropout : float
+        Share of units dropped in training: before and after the hidden layer, and of blocks.
+    learning_rate, weight_decay : float
+        Of AdamW.
+    batch_size : int, optional
+        Rows per step; a 32nd of the rows, but 64 to 1,024, if None.
+    max_epochs, patience : int
+        Most passes over the rows, and how many without improvement end training.
+
+    Attributes
+    ----------
+    network_ : keras.Model
+        From table, codes and blocks to mean probabilities, or mean standardised value.
+    n_epochs_ : int
+        Passes over the rows that it was trained for.
+    target_mean_, target_scale_ : float
+        Of the values of a regression.
+    """
+
+    recipe: ClassVar[Recipe] = Recipe(
+        scaling="robust",
+        fills_missing=True,
+        categories="native",
+        many_categories="native",
+        blocks="pca",
+        n_components=64,
+    )
+    search_space: ClassVar[Mapping[str, Sequence[Any]]] = {
+        "units": (32, 64, 128, 256),
+        "block_units": (8, 16, 32, 64),
+        "dropout": (0.1, 0.3, 0.5),
+        "block_dropout": (0.0, 0.2, 0.3, 0.5),
+        "learning_rate": (0.0005, 0.001, 0.002, 0.005),
+        "weight_decay": (0.01, 0.1, 1.0),
+    }
+
+    def __init__(
+        self,
+        *,
+        n_members: int = 10,
+        units: int = 64,
+        block_units: int = 32,
+        dropout: float = 0.3,
+        block_dropout: float = 0.3,
+        learning_rate: float = 0.002,
+        weight_decay: float = 0.01,
+        batch_size: int | None = None,
+        max_epochs: int = 200,
+        patience: int = 15,
+    ):
+        self.n_members = n_members
+        self.units = units
+        self.block_units = block_units
+        self.dropout = dropout
+        self.block_dropout = block_dropout
+        self.learning_rate = learning_rate
+        self.weight_decay = weight_decay
+        self.batch_size = batch_size
+        self.max_epochs = max_epochs
+        self.patience = patience
+
+    def fit(
+        self,
+        features: Features,
+        y: np.ndarray,
+        task: Task,
+        groups: np.ndarray | None = None,
+        sample_weight: np.ndarray | None = None,
+    ) -> Self:
+        """Train the networks, each without its fold; see `Head.fit`.
+
+        Raises
+        ------
+        DataError
+            If there are no features.
+        """
+        self.task_ = task
+        self.target_mean_, self.target_scale_ = 0.0, 1.0
+        weight = np.ones(len(y)) if sample_weight is None else sample_weight / sample_weight.mean()
+        target = np.asarray(y, np.int32)
+        if not task.is_classification:
+            self.target_mean_ = float(np.average(y, weights=weight))
+            centred = y - self.target_mean_
+            self.target_scale_ = float(np.average(centred**2, weights=weight)) ** 0.5 or 1.0
+            target = np.asarray(centred / self.target_scale_, np.float32)
+        rng = np.random.default_rng(task.random_state)
+        network = _build(self, features, task, rng)
+        sees = _rows_seen(y, task, groups, self.n_members)
+        size = self.batch_size or int(np.clip(len(y) // _N_BATCHES, _MIN_BATCH, _MAX_BATCH))
+        n_steps = max(1, round(len(y) / size))
+        training = _Training(network, features, target, weight, sees, n_steps, rng)
+        if sees.all():
+            self.n_epochs_ = min(self.max_epochs, -(-_N_STEPS_WITHOUT_STOPPING // n_steps))
+            for _ in range(self.n_epochs_):
+                training.run_epoch()
+        else:
+            self.n_epochs_ = training.run(self.max_epochs, self.patience)
+        self.network_ = _averaging(network, task)
+        return self
+
+    def predict(self, features: Features) -> np.ndarray:
+        """Return values of shape (n_rows,)."""
+        values = _outputs(self.network_, features)[:, 0].astype(np.float64)
+        return np.asarray(values * self.target_scale_ + self.target_mean_)
+
+    def predict_proba(self, features: Features) -> np.ndarray:
+        """Return class probabilities of shape (n_rows, n_classes)."""
+        proba = _outputs(self.network_, features).astype(np.float64)
+        return np.asarray(proba / proba.sum(axis=1, keepdims=True))  # float32 is not exactly 1
+
+    def save(self, folder: Path, trusted: Sequence[str] = ()) -> None:
+        """Write the network as Keras' own file, and the target's scale."""
+        self.network_.save(folder / _NETWORK)
+        record = {
+            "n_epochs": self.n_epochs_,
+            "target_mean": self.target_mean_,
+            "target_scale": self.target_scale_,
+        }
+        (folder / _RECORD).write_text(json.dumps(record))
+
+    def load(self, folder: Path, task: Task, trusted: Sequence[str] = ()) -> Self:
+        """Read what `save` wrote; Keras' safe mode runs no code from it."""
+        from keras.models import load_model
+
+        self.task_ = task
+        self.network_ = load_model(folder / _NETWORK, compile=False, safe_mode=True)
+        record = json.loads((folder / _RECORD).read_text())
+        self.n_epochs_ = int(record["n_epochs"])
+        self.target_mean_ = float(record["target_mean"])
+        self.target_scale_ = float(record["target_scale"])
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = dict(super().__getstate__())
+        if "network_" in state:
+            network = state["network_"]
+            state["network_"] = (network.to_json(), network.get_weights())
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        if "network_" in state:
+            from keras.models import model_from_json
+
+            config, weights = state["network_"]
+            network = model_from_json(config)
+            network.set_weights(weights)
+            state = {**state, "network_": network}
+        super().__setstate__(state)
+
+
+@dataclass
+class _Training:
+    """A network in training.
+
+    Attributes
+    ----------
+    network : keras.Model
+        Compiled; to logits or standardised values of shape (n, n_members, n_outputs).
+    features : Features
+        Of n_rows.
+    target : int32 or float32 array of shape (n_rows,)
+        Class numbers, or standardised values.
+    weight : array of shape (n_rows,)
+        1 on average.
+    sees : bool array of shape (n_rows, n_members)
+        Which member learns from which row.
+    n_steps : int
+        Per epoch, all of equally many rows, so that no shape is compiled twice.
+    rng : numpy.random.Generator
+        Of the order of rows.
+    """
+
+    network: Any
+    features: Features
+    target: np.ndarray
+    weight: np.ndarray
+    sees: np.ndarray
+    n_steps: int
+    rng: np.random.Generator
+
+    def run(self, max_epochs: int, patience: int) -> int:
+        """Train until the held-out loss stops falling; keep the best epoch, and return it."""
+        best_loss, best_epoch, best_weights = np.inf, 0, self.network.get_weights()
+        for epoch in range(1, max_epochs + 1):
+            self.run_epoch()
+            loss = self.held_out_loss()
+            if loss < best_loss * (1 - _LEAST_IMPROVEMENT):
+                best_loss, best_epoch, best_weights = loss, epoch, self.network.get_weights()
+            elif epoch - best_epoch >= patience:
+                break
+        self.network.set_weights(best_weights)
+        return best_epoch
+
+    def run_epoch(self) -> None:
+        """Pass over the rows once, but for fewer than ``n_steps`` of them, others each time."""
+        order = self.rng.permutation(len(self.target))
+        size = len(order) // self.n_steps
+        for rows in order[: size * self.n_steps].reshape(self.n_steps, size):
+            codes = self.features.codes[rows]
+            # The embedding of unseen categories must learn too: of some of those seen.
+            codes[self.rng.random(codes.shape) < _SHARE_MADE_UNSEEN] = 0
+            batch = self.features.take(rows)
+            batch = Features(batch.table, codes, batch.cardinalities, batch.blocks)
+            target = np.repeat(self.target[rows, None], self.sees.shape[1], axis=1)
+            if target.dtype == np.float32:
+                target = target[:, :, None]
+            weight = (self.weight[rows, None] * self.sees[rows]).astype(np.float32)
+            self.network.train_on_batch(_inputs(batch), target, sample_weight=weight)
+
+    def held_out_loss(self) -> float:
+        """Return the mean loss of each row's prediction by the members that do not see it."""
+        rows = np.flatnonzero(~self.sees.all(axis=1))
+        outputs = _outputs(self.network, self.features.take(rows))
+        is_regression = self.target.dtype == np.float32
+        members = outputs if is_regression else softmax(outputs, axis=2)
+        is_blind = ~self.sees[rows, :, None]
+        mean = (members * is_blind).sum(axis=1) / is_blind.sum(axis=1)
+        target, weight = self.target[rows], self.weight[rows]
+        if is_regression:
+            return float(np.average((mean[:, 0] - target) ** 2, weights=weight))
+        likelihood = np.maximum(mean[np.arange(len(rows)), target], _LEAST_LIKELIHOOD)
+        return float(-np.average(np.log(likelihood), weights=weight))
+
+
+def _rows_seen(y: np.ndarray, task: Task, groups: np.ndarray | None, n_members: int) -> np.ndarray:
+    """Return which member learns from which row: all from all, if nothing can be held out."""
+    sees = np.ones((len(y), n_members), bool)
+    if len(y) < _MIN_ROWS_TO_STOP_EARLY:
+        return sees
+    try:
+        folds = cross_folds(
+            y,
+            is_classification=task.is_classification,
+            groups=groups,
+            random_state=task.random_state,
+        )
+    except DataError:
+        return sees
+    for member in range(n_members):
+        sees[folds[member % len(folds)][1], member] = False
+    return sees
+
+
+def _build(head: KerasHead, features: Features, task: Task, rng: np.random.Generator) -> Any:
+    """Return a compiled network of independent members side by side, on an axis of their own."""
+    from keras import Model, layers
+
+    parts = _Parts(head.n_members, rng)
+    inputs, branches = [], []
+    if features.table.shape[1]:
+        inputs.append(layers.Input((features.table.shape[1],)))
+        table = _standardised(inputs[-1], features.table, features.table.var(axis=0))
+        branches.append(layers.RepeatVector(head.n_members)(table))
+    for cardinality in features.cardinalities:
+        inputs.append(layers.Input((), dtype="int32"))
+        branches.append(parts.embedding(inputs[-1], cardinality))
+    for block in features.blocks:
+        inputs.append(layers.Input((block.shape[1],)))
+        # One scale for all: dimensions of little variance, mostly noise, are not blown up.
+        spread = np.full(block.shape[1], block.var(axis=0).mean())
+        x = parts.dropout(_standardised(inputs[-1], block, spread), head.block_dropout)
+        branches.append(parts.dense(x, head.block_units))
+    if not branches:
+        raise DataError("There are no features to learn from.")
+    x = layers.Concatenate()(branches) if len(branches) > 1 else branches[0]
+    x = parts.dropout(parts.batch_normalised(x), head.dropout)
+    hidden = parts.dense(x, head.units, gain=2**0.5, activation="gelu")
+    x = layers.Concatenate()([x, parts.dropout(hidden, head.dropout)])
+    network = Model(inputs, parts.dense(x, task.n_classes or 1, gain=0.3))
+    _compile(network, head, task)
+    return network
+
+
+def _compile(network: Any, head: KerasHead, task: Task) -> None:
+    from keras import backend, losses, optimizers
+
+    loss = losses.MeanSquaredError()
+    if task.is_classification:
+        loss = losses.SparseCategoricalCrossentropy(from_logits=True)
+    optimizer = optimizers.AdamW(head.learning_rate, weight_decay=head.weight_decay)
+    optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+    # Compiled by XLA where nothing else is fast; elsewhere that takes longer than it saves.
+    network.compile(optimizer=optimizer, loss=loss, jit_compile=backend.backend() == "jax")
+
+
+@dataclass
+class _Parts:
+    """Layers of independent members, each seeded: Keras would draw from Python's random state."""
+
+    n_members: int
+    rng: np.random.Generator
+
+    def dense(self, x: Any, units: int, gain: float = 1.0, activation: str | None = None) -> Any:
+        """Connect each member's inputs, or those of all, to units of its own."""
+        from keras import layers
+
+        return layers.EinsumDense(
+            "nmd,mdu->nmu" if len(x.shape) == 3 else "nd,dmu->nmu",
+            (self.n_members, units),
+            bias_axes="mu",
+            activation=activation,
+            kernel_initializer=self._normal(gain / x.shape[-1] ** 0.5),
+        )(x)
+
+    def embedding(self, x: Any, cardinality: int) -> Any:
+        """Give each member vectors of its own for the numbers of a column's categories."""
+        from keras import layers
+
+        units = min(_MAX_EMBEDDING_UNITS, round(1.6 * cardinality**0.56))
+        start = self._normal(0.3 / units**0.5)
+        table = layers.Embedding(cardinality, self.n_members * units, embeddings_initializer=start)
+        return layers.Reshape((self.n_members, units))(table(x))
+
+    def batch_normalised(self, x: Any) -> Any:
+        """Normalise each unit of each member on its own."""
+        from keras import layers
+
+        width = x.shape[-1]
+        x = layers.Reshape((self.n_members * width,))(x)
+        return layers.Reshape((self.n_members, width))(layers.BatchNormalization(momentum=0.9)(x))
+
+    def dropout(self, x: Any, rate: float) -> Any:
+        from keras import layers
+
+        return layers.Dropout(rate, seed=self._seed())(x)
+
+    def _normal(self, deviation: float) -> Any:
+        from keras import initializers
+
+        return initializers.RandomNormal(0.0, deviation, seed=self._seed())
+
+    def _seed(self) -> int:
+        return int(self.rng.integers(2**31))
+
+
+def _standardised(x: Any, part: np.ndarray, variance: np.ndarray) -> Any:
+    """Subtract the mean of the rows given, and divide by a deviation; by 1 where there is none."""
+    from keras import layers
+
+    variance = np.where(variance > _LEAST_VARIANCE, variance, 1.0)
+    return layers.Normalization(mean=part.mean(axis=0), variance=variance)(x)
+
+
+def _averaging(network: Any, task: Task) -> Any:
+    """Return a network of the same layers that averages its members' predictions."""
+    from keras import Model, layers
+
+    x = network.output
+    if task.is_classification:
+        x = layers.Softmax()(x)
+    return Model(network.inputs, layers.GlobalAveragePooling1D()(x))
+
+
+def _inputs(features: Features) -> list[np.ndarray]:
+    table = [features.table] if features.table.shape[1] else []
+    return [*table, *features.codes.T, *features.blocks]
+
+
+def _outputs(network: Any, features: Features) -> np.ndarray:
+    """Return what a network says, piece by piece, without compiling anything."""
+    from keras import ops
+
+    inputs = _inputs(features)
+    starts = range(0, max(1, len(features)), _CHUNK)
+    pieces = [[part[start : start + _CHUNK] for part in inputs] for start in starts]
+    return np.concatenate(
+        [ops.convert_to_numpy(network(piece, training=False)) for piece in pieces]
+    )

@@ -1,0 +1,199 @@
+"""Logistic or ridge regression that weighs wide blocks against the table by itself."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from scipy.special import expit, softmax
+from sklearn.linear_model import LogisticRegression, LogisticRegressionCV
+
+from twostage.features import Features
+from twostage.heads.base import Head, Task, all_classes
+from twostage.recipes import Recipe
+from twostage.ridge import Folds, linear, squared_errors, sums_by_fold
+from twostage.splits import inner_folds
+
+_BLOCK_SCALES = (1.0, 0.3, 0.1, 0.03, 0.01)
+_RIDGE_PENALTIES = np.logspace(-2, 5, 15)
+_INVERSE_PENALTIES = np.logspace(-3, 3, 7)
+_MANY_ROWS = 20_000
+_DEFAULT_INVERSE_PENALTY = 1.0
+_DEFAULT_PENALTY = 10.0
+_MAX_ITERATIONS = 1000
+_FILE = "head.npz"
+
+
+class LinearHead(Head):
+    """Logistic regression for classes, ridge regression for values.
+
+    Two numbers are chosen by grouped cross-validation in the training rows: the penalty, and a
+    scale for the blocks, since one penalty for five columns of a table and a hundred components
+    of an image would let either drown the other. Ridge regressions choose the scale (for classes,
+    on indicators), all folds and penalties from one pass over the rows.
+
+    Parameters
+    ----------
+    penalty : float, optional
+        Ridge: what is added to the diagonal; logistic: 1 / C. Chosen if None.
+    block_scale : float, optional
+        Blocks, whose dimensions were standardised, are multiplied by it. Chosen if None.
+
+    Attributes
+    ----------
+    penalty_, block_scale_ : float
+        Those used.
+    coefficients_ : float array of shape (n_features + 1, n_outputs)
+        The intercepts last; one output for values or two classes, else one per class.
+    present_ : int array
+        The classes that occurred.
+    """
+
+    recipe: ClassVar[Recipe] = Recipe(
+        scaling="robust",
+        fills_missing=True,
+        has_splines=True,
+        many_categories="onehot",
+        blocks="pca",
+        n_components=128,
+    )
+
+    search_space: ClassVar[Mapping[str, Sequence[Any]]] = {
+        "penalty": tuple(np.logspace(-2, 4, 13)),
+        "block_scale": _BLOCK_SCALES,
+    }
+
+    def __init__(self, *, penalty: float | None = None, block_scale: float | None = None):
+        self.penalty = penalty
+        self.block_scale = block_scale
+
+    def fit(
+        self,
+        features: Features,
+        y: np.ndarray,
+        task: Task,
+        groups: np.ndarray | None = None,
+        sample_weight: np.ndarray | None = None,
+    ) -> Self:
+        """Choose scale and penalty, and fit all rows; see `Head.fit`."""
+        self.task_ = task
+        self.present_ = np.unique(y) if task.is_classification else np.empty(0, np.int64)
+        X = np.asarray(features.matrix(), np.float64)
+        weight = np.ones(len(y)) if sample_weight is None else sample_weight
+        folds = inner_folds(
+            y,
+            is_classification=task.is_classification,
+            groups=groups,
+            many_rows=_MANY_ROWS,
+            random_state=task.random_state,
+        )
+        outputs = self._outputs(y)
+        self.block_scale_, self.penalty_, coefficients = self._ridge(
+            X, outputs, weight, folds, _is_block(features)
+        )
+        if task.is_classification:
+            X[:, _is_block(features)] *= self.block_scale_
+            self.penalty_, coefficients = self._logistic(X, y, weight, folds)
+            coefficients[:-1][_is_block(features)] *= self.block_scale_
+        self.coefficients_ = coefficients
+        return self
+
+    def predict(self, features: Features) -> np.ndarray:
+        """Return values of shape (n_rows,)."""
+        return linear(features.matrix(), self.coefficients_)[:, 0]
+
+    def predict_proba(self, features: Features) -> np.ndarray:
+        """Return class probabilities of shape (n_rows, n_classes)."""
+        scores = linear(features.matrix(), self.coefficients_)
+        if len(self.present_) == 1:
+            proba = np.ones((len(scores), 1))
+        elif len(self.present_) == 2:
+            proba = np.column_stack([expit(-scores[:, 0]), expit(scores[:, 0])])
+        else:
+            proba = softmax(scores, axis=1)
+        return all_classes(proba, self.present_, self.task_.n_classes or 0)
+
+    def save(self, folder: Path, trusted: Sequence[str] = ()) -> None:
+        """Write the coefficients."""
+        np.savez(
+            folder / _FILE,
+            allow_pickle=False,
+            coefficients=self.coefficients_,
+            present=self.present_,
+            chosen=np.array([self.penalty_, self.block_scale_]),
+        )
+
+    def load(self, folder: Path, task: Task, trusted: Sequence[str] = ()) -> Self:
+        """Read what `save` wrote."""
+        self.task_ = task
+        with np.load(folder / _FILE, allow_pickle=False) as file:
+            self.coefficients_, self.present_ = file["coefficients"], file["present"]
+            self.penalty_, self.block_scale_ = (float(number) for number in file["chosen"])
+        return self
+
+    def _outputs(self, y: np.ndarray) -> np.ndarray:
+        """Return what the ridge regressions predict: values, or an indicator per class."""
+        if not self.task_.is_classification:
+            return np.asarray(y, np.float64)[:, None]
+        shown = self.present_[-1:] if len(self.present_) <= 2 else self.present_
+        return np.asarray(y[:, None] == shown, np.float64)
+
+    def _ridge(
+        self,
+        X: np.ndarray,
+        outputs: np.ndarray,
+        weight: np.ndarray,
+        folds: Folds,
+        is_block: np.ndarray,
+    ) -> tuple[float, float, np.ndarray]:
+        """Choose scale and penalty together; return them and the coefficients for ``X`` itself."""
+        is_fixed = self.penalty is not None and not self.task_.is_classification
+        penalties = np.array([self.penalty]) if is_fixed else _RIDGE_PENALTIES
+        scales = [self.block_scale] if self.block_scale is not None else list(_BLOCK_SCALES)
+        if not is_block.any():
+            scales = scales[:1]
+        everything, of_trains = sums_by_fold(X, outputs, weight, folds)
+        best = (np.inf, scales[0], _DEFAULT_PENALTY if not is_fixed else float(penalties[0]))
+        for scale in scales if folds else []:
+            by_feature = np.where(is_block, scale, 1.0)
+            errors = np.zeros(len(penalties))
+            for sums, (_, test) in zip(of_trains, folds, strict=True):
+                path = sums.scaled(by_feature).ridge(penalties)
+                path[:, :-1] *= by_feature[:, None]
+                errors += squared_errors(X, outputs, weight, path, test)
+            number = int(errors.argmin())
+            best = min(best, (float(errors[number]), scale, float(penalties[number])))
+        _, scale, penalty = best
+        by_feature = np.where(is_block, scale, 1.0)
+        coefficients = everything.scaled(by_feature).ridge(np.array([penalty]))[0]
+        coefficients[:-1] *= by_feature[:, None]
+        return scale, penalty, coefficients
+
+    def _logistic(
+        self, X: np.ndarray, y: np.ndarray, weight: np.ndarray, folds: Folds
+    ) -> tuple[float, np.ndarray]:
+        """Choose the penalty by log loss; return it and the coefficients for the scaled ``X``."""
+        if len(self.present_) == 1:
+            return 1.0, np.zeros((X.shape[1] + 1, 1))
+        if self.penalty is not None or not folds:
+            c = _DEFAULT_INVERSE_PENALTY if self.penalty is None else 1 / self.penalty
+            model = LogisticRegression(C=c, max_iter=_MAX_ITERATIONS)
+            model.fit(X, y, sample_weight=weight)
+        else:
+            model = LogisticRegressionCV(
+                Cs=_INVERSE_PENALTIES,
+                l1_ratios=(0.0,),
+                cv=folds,
+                scoring="neg_log_loss",
+                max_iter=_MAX_ITERATIONS,
+                use_legacy_attributes=False,
+            )
+            model.fit(X, y, sample_weight=weight)
+            c = float(model.C_)
+        return 1 / c, np.vstack([model.coef_.T, model.intercept_])
+
+
+def _is_block(features: Features) -> np.ndarray:
+    """Return which columns of the matrix come from blocks."""
+    width = sum(block.shape[1] for block in features.blocks)
+    return np.asarray(np.arange(features.n_features) >= features.n_features - width)

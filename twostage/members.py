@@ -1,0 +1,109 @@
+"""A member of a fitted model: a head, and the encoder of the features that its recipe asks for."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from sklearn.base import clone
+from threadpoolctl import threadpool_limits
+
+from twostage.encoding import FeatureEncoder
+from twostage.errors import DataError
+from twostage.heads import Head, Task, head_class, name_of
+from twostage.joins import ImageBlock
+from twostage.recipes import Recipe
+from twostage.rows import TrainingRows, take_blocks
+from twostage.table.roles import Column
+
+_CHUNK = 16_384
+_MIN_CELLS_FOR_THREADS = 20_000_000
+_RECORD = "member.json"
+
+
+@dataclass(frozen=True)
+class MemberPlan:
+    """How a member is fitted.
+
+    Attributes
+    ----------
+    head : Head
+        Unfitted.
+    recipe : Recipe
+        Of its features.
+    columns : sequence of Column
+        The table's columns and their roles.
+    task : Task
+        What the head is fitted for.
+    """
+
+    head: Head
+    recipe: Recipe
+    columns: Sequence[Column]
+    task: Task
+
+    def fit(self, rows: TrainingRows) -> "Member":
+        """Learn encoder and head from training rows."""
+        width = len(rows.frame.columns) + sum(b.matrix.shape[1] for b in rows.blocks.values())
+        is_small = len(rows) * width < _MIN_CELLS_FOR_THREADS
+        # On matrices of this size threads wait for each other, all the more beside other processes.
+        with threadpool_limits(1 if is_small else None, user_api="blas"):
+            encoder, features = FeatureEncoder.fit_transform(
+                rows, self.columns, self.recipe, self.task.random_state
+            )
+            if features.n_features == 0:
+                raise DataError("There are no features to learn from.")
+            head = clone(self.head)
+            head.fit(features, rows.y, self.task, rows.groups, rows.sample_weight)
+        return Member(encoder, head)
+
+
+@dataclass(frozen=True)
+class Member:
+    """A fitted head and the encoder of its features.
+
+    Attributes
+    ----------
+    encoder : FeatureEncoder
+        From rows to features.
+    head : Head
+        From features to predictions.
+    """
+
+    encoder: FeatureEncoder
+    head: Head
+
+    def predict(self, frame: pd.DataFrame, images: Mapping[str, ImageBlock]) -> np.ndarray:
+        """Predict rows, some thousand at a time.
+
+        Returns
+        -------
+        float64 array of shape (n_rows,) or (n_rows, n_classes)
+            Values, or class probabilities.
+        """
+        pieces = []
+        for start in range(0, max(1, len(frame)), _CHUNK):
+            rows = np.arange(start, min(start + _CHUNK, len(frame)))
+            is_all = len(rows) == len(frame)
+            some = (frame, images) if is_all else (frame.iloc[rows], take_blocks(images, rows))
+            features = self.encoder.transform(*some)
+            is_classification = self.head.task_.is_classification
+            predict = self.head.predict_proba if is_classification else self.head.predict
+            pieces.append(predict(features))
+        return np.concatenate(pieces).astype(np.float64)
+
+    def save(self, folder: Path, trusted: Sequence[str] = ()) -> None:
+        """Write head and encoder into a folder, without pickles; see `Head.save`."""
+        self.encoder.save(folder)
+        self.head.save(folder, trusted)
+        record = {"head": name_of(self.head), "parameters": self.head.parameters()}
+        (folder / _RECORD).write_text(json.dumps(record, indent=1))
+
+    @classmethod
+    def load(cls, folder: Path, task: Task, trusted: Sequence[str] = ()) -> "Member":
+        """Read what `save` wrote; see `Head.load`."""
+        record = json.loads((folder / _RECORD).read_text())
+        head = head_class(record["head"])(**record["parameters"])
+        return cls(FeatureEncoder.load(folder), head.load(folder, task, trusted))

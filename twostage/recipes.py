@@ -1,0 +1,71 @@
+"""How the features of a head are made: its recipe, which the user may change."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from twostage.errors import UsageError
+
+SCALINGS = ("standard", "minmax", "robust", "quantile", "none")
+CATEGORY_ENCODINGS = ("onehot", "ordinal", "target", "native")
+BLOCK_ENCODINGS = ("raw", "pca", "probe")
+AUTO = "auto"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How table columns, embeddings and other wide blocks become the features of a head.
+
+    Attributes
+    ----------
+    scaling : {"standard", "minmax", "robust", "quantile", "none"}
+        Of numbers. "robust" centres by the median, divides by the range of the middle half and
+        bends outliers towards 3; "quantile" makes a normal distribution of ranks.
+    fills_missing : bool
+        Whether missing numbers become the median, with an indicator column, and rows without an
+        image the mean; left missing otherwise, for heads that know what to do with them.
+    categories, many_categories : {"onehot", "ordinal", "target", "native"}
+        Of columns of up to ``few`` categories, and of more. "native" hands the head their numbers.
+    blocks : str
+        What a head sees of a block: "raw", "pca", "probe" or several joined by "+"; "auto" is
+        what was measured to serve the head best.
+    n_components : int
+        Most principal components of a block, where they are used.
+    few : int
+        Columns of up to so many categories count as of few.
+    has_splines : bool
+        Whether numbers enter as splines too, which let a linear head bend.
+    """
+
+    scaling: str = "none"
+    fills_missing: bool = False
+    categories: str = "onehot"
+    many_categories: str = "target"
+    blocks: str = AUTO
+    n_components: int = 30
+    few: int = 30
+    has_splines: bool = False
+
+    def __post_init__(self) -> None:
+        for name, value, choices in (
+            ("scaling", self.scaling, SCALINGS),
+            ("categories", self.categories, CATEGORY_ENCODINGS),
+            ("many_categories", self.many_categories, CATEGORY_ENCODINGS),
+        ):
+            if value not in choices:
+                raise UsageError(f"{name} must be one of {', '.join(choices)}; found {value!r}.")
+        if self.blocks != AUTO and not _is_some_of(BLOCK_ENCODINGS, self.blocks.split("+")):
+            raise UsageError(
+                f"What a head sees of images is 'auto', or some of {', '.join(BLOCK_ENCODINGS)} "
+                f"joined by '+'; found {self.blocks!r}."
+            )
+        if self.n_components < 1:
+            raise UsageError(f"n_components must be at least 1; found {self.n_components}.")
+
+    def changed(self, **wishes: Any) -> "Recipe":
+        """Return the recipe with those wishes that are not None."""
+        return replace(self, **{name: wish for name, wish in wishes.items() if wish is not None})
+
+
+def _is_some_of(choices: Sequence[str], parts: Sequence[str]) -> bool:
+    return set(parts) <= set(choices) and len(set(parts)) == len(parts)
