@@ -352,7 +352,7 @@ def test_booleans_are_1_and_0_whatever_the_scaling(dtype):
 
 def test_what_is_neither_true_nor_false_is_refused_with_its_row():
     encoder, _ = _fit([True, False], BOOLEAN)
-    with pytest.raises(DataError, match="'a' is boolean, but row 2 holds 'maybe'. Write true"):
+    with pytest.raises(DataError, match=r"'a' is boolean, but row 2 holds 'maybe'\. Write"):
         _table(encoder, _new([True, "maybe"]))
 
 
@@ -469,7 +469,7 @@ def test_dates_of_any_type_become_the_same_parts(values, dtype):
     seconds = np.float32(1703462400 + 82800)
     np.testing.assert_array_equal(features[1], [2023, 12, 25, 23, seconds, 1, 359])
     np.testing.assert_array_equal(_table(encoder, _new(values, dtype)), features)
-    np.testing.assert_array_equal(_table(encoder, _new(DAYS.astype(str)))[:1], features[:1])
+    np.testing.assert_array_equal(_table(encoder, _new(DAYS)), features)
 
 
 def test_parts_of_dates_that_do_not_vary_are_left_out():
@@ -477,6 +477,12 @@ def test_parts_of_dates_that_do_not_vary_are_left_out():
     encoder, features = _fit(values, DATE, Recipe())
     assert encoder.feature_names() == ["a_day", "a_total_seconds", "a_day_of_year"]
     assert np.isnan(features[2]).all()
+
+
+def test_one_date_that_is_sometimes_missing_still_tells_that():
+    encoder, features = _fit([date(2024, 5, 1), date(2024, 5, 1), None], DATE, FILLED)
+    assert encoder.feature_names() == ["a_total_seconds", "a_is_missing"]
+    np.testing.assert_array_equal(features, [[0, 0], [0, 0], [0, 1]])
 
 
 def test_missing_dates_are_filled_in_and_told_of_once():
@@ -589,7 +595,7 @@ def test_a_leaf_of_an_unknown_type_is_never_loaded(tmp_path):
     encoder, _ = _fit([1.0, 3.0], NUMERIC)
     encoder.save(tmp_path)
     skops.io.dump(Strange().fit([[1.0], [3.0]]), tmp_path / "numeric-scaler.skops")
-    with pytest.raises(ModelError, match="test_encoding.Strange"):
+    with pytest.raises(ModelError, match=r"test_encoding\.Strange"):
         TableEncoder.load(tmp_path)
 
 

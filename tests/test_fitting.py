@@ -46,7 +46,7 @@ def fit(
     frame: pd.DataFrame, blocks: dict, target: Target, settings: FitSettings, weight: object = None
 ) -> FittedModel:
     """Fit on all rows of a table."""
-    groups = frame[settings.group] if settings.group in frame else ()
+    groups = frame.get(settings.group, ())
     return fit_model(
         training_rows(frame, blocks, target, settings, groups, weight), target, settings
     )

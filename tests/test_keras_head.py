@@ -16,6 +16,7 @@ from twostage.errors import DataError
 from twostage.features import Features
 from twostage.heads.base import Task
 from twostage.heads.keras import KerasHead
+from twostage.heads.keras_network import build
 
 TASKS = {"binary": Task(2), "multiclass": Task(3), "regression": Task(None)}
 EFFECTS = np.array([0.0, -1.5, -0.5, 0.5, 1.5])  # of category numbers; 0 is unseen
@@ -181,7 +182,7 @@ def test_the_embedding_of_unseen_categories_learns_too():
     features, y = _data("regression", 200)
     features = Features(features.table, features.codes + 1, (6,), features.blocks)
     rng = np.random.default_rng(0)
-    network = module._build(KerasHead(n_members=2), features, Task(None), rng)
+    network = build(KerasHead(n_members=2), features, Task(None), rng)
     embeddings = next(weights for weights in network.weights if weights.shape[0] == 6)
     before = np.array(embeddings)
     y, sees = ((y - y.mean()) / y.std()).astype(np.float32), np.ones((200, 2), bool)
@@ -278,7 +279,7 @@ def test_members_do_not_share_what_they_learn():
     """A member that sees no row of a training stays as it was, whatever the others learn."""
     features, y = _data("binary", 120)
     rng = np.random.default_rng(0)
-    network = module._build(KerasHead(n_members=3, weight_decay=0.0), features, Task(2), rng)
+    network = build(KerasHead(n_members=3, weight_decay=0.0), features, Task(2), rng)
     sees = np.ones((120, 3), bool)
     sees[:, 1] = False
     before = [np.array(weights) for weights in network.trainable_weights]

@@ -10,13 +10,8 @@ from sklearn.svm import SVC
 from twostage.features import Features
 from twostage.heads import make_head
 from twostage.heads.base import Task
-from twostage.heads.svm import (
-    SVMHead,
-    block_scales,
-    calibrated,
-    fit_calibration,
-    folds_to_calibrate,
-)
+from twostage.heads.calibration import calibrated, fit_calibration, folds_to_calibrate
+from twostage.heads.svm import SVMHead, block_scales
 
 TASKS = {"binary": Task(2), "multiclass": Task(3), "regression": Task(None)}
 
@@ -53,6 +48,13 @@ def size(request, monkeypatch):
     if request.param == "approximate":  # inner folds train on fewer rows than there are in all
         monkeypatch.setattr("twostage.heads.svm._MAX_EXACT_ROWS", 100)
         monkeypatch.setattr("twostage.heads.svm._N_LANDMARKS", 100)
+
+
+@pytest.mark.parametrize(("n", "n_folds"), [(2_000, 5), (2_001, 1)])
+def test_of_more_than_2000_rows_one_fifth_is_held_out_to_calibrate(n, n_folds):
+    folds = folds_to_calibrate(np.arange(n) % 2, Task(2), None)
+    assert len(folds) == n_folds
+    assert len(folds[0][1]) == pytest.approx(n / 5, abs=1)
 
 
 def test_it_learns_what_is_not_linear(task, size):

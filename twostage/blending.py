@@ -9,7 +9,8 @@ from twostage.members import MemberPlan
 from twostage.rows import TrainingRows
 from twostage.splits import inner_folds
 
-_MANY_ROWS = 20_000
+_MANY_ROWS = 10_000
+_MANY_CLASSES = 20
 
 
 def blend_weights(plans: Sequence[MemberPlan], rows: TrainingRows) -> np.ndarray:
@@ -21,7 +22,7 @@ def blend_weights(plans: Sequence[MemberPlan], rows: TrainingRows) -> np.ndarray
         The members.
     rows : TrainingRows
         What they will be fitted on. Each is fitted on folds of these first, encoders and all, to
-        predict the rest; of more than 20,000 rows, once on four fifths.
+        predict the rest; of 10,000 rows or more, or of more than 20 classes, on one fold only.
 
     Returns
     -------
@@ -35,7 +36,7 @@ def blend_weights(plans: Sequence[MemberPlan], rows: TrainingRows) -> np.ndarray
         rows.y,
         is_classification=rows.is_classification,
         groups=rows.groups,
-        many_rows=_MANY_ROWS,
+        many_rows=0 if (rows.n_classes or 0) > _MANY_CLASSES else _MANY_ROWS,
         random_state=plans[0].task.random_state,
     )
     if not folds:

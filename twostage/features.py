@@ -37,6 +37,12 @@ class Features:
         """Number of columns of `matrix`."""
         return sum(part.shape[1] for part in self._parts())
 
+    @property
+    def is_block(self) -> np.ndarray:
+        """Which columns of `matrix` come from blocks; bool of shape (n_features,)."""
+        width = sum(block.shape[1] for block in self.blocks)
+        return np.asarray(np.arange(self.n_features) >= self.n_features - width)
+
     def take(self, rows: np.ndarray) -> "Features":
         """Return the features of some rows, by number."""
         return Features(

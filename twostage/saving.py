@@ -79,9 +79,9 @@ def dump(learned: Any, file: Path, trusted: Sequence[str] = ()) -> None:
             skops.io.loads(data, trusted=[*TRUSTED, *trusted])
     except Exception as error:  # skops runs code of the estimator's authors: anything may come
         raise ModelError(
-            f"The model can't be saved without a pickle: {type(learned).__name__} for '{file.name}' "
-            f"can't be written and read back by skops ({type(error).__name__}: {error}). Use an "
-            "estimator without lambdas, open files or functions of a notebook."
+            f"The model can't be saved without a pickle: {type(learned).__name__}, for "
+            f"'{file.name}', can't be written and read back by skops ({type(error).__name__}: "
+            f"{error}). Use an estimator without lambdas, open files or functions of a notebook."
         ) from error
     if unknown:
         raise ModelError(

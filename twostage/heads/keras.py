@@ -9,19 +9,17 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from scipy.special import softmax
 
-from twostage.errors import DataError
 from twostage.features import Features
 from twostage.heads.base import Head, Task
+from twostage.heads.keras_network import averaging, build
 from twostage.recipes import Recipe
-from twostage.splits import cross_folds
+from twostage.splits import inner_folds
 
 _MIN_ROWS_TO_STOP_EARLY = 100
 _N_STEPS_WITHOUT_STOPPING = 200
 _LEAST_IMPROVEMENT = 0.001  # of the loss, relative: below it, more epochs only take time
 _SHARE_MADE_UNSEEN = 0.05
-_MAX_EMBEDDING_UNITS = 32
 _LEAST_LIKELIHOOD = 1e-7
-_LEAST_VARIANCE = 1e-8
 _MAX_BATCH, _MIN_BATCH, _N_BATCHES = 1024, 64, 32
 _CHUNK = 4096
 _NETWORK, _RECORD = "head.keras", "head.json"
@@ -134,7 +132,7 @@ class KerasHead(Head):
             self.target_scale_ = float(np.average(centred**2, weights=weight)) ** 0.5 or 1.0
             target = np.asarray(centred / self.target_scale_, np.float32)
         rng = np.random.default_rng(task.random_state)
-        network = _build(self, features, task, rng)
+        network = build(self, features, task, rng)
         sees = _rows_seen(y, task, groups, self.n_members)
         size = self.batch_size or int(np.clip(len(y) // _N_BATCHES, _MIN_BATCH, _MAX_BATCH))
         n_steps = max(1, round(len(y) / size))
@@ -145,7 +143,7 @@ class KerasHead(Head):
                 training.run_epoch()
         else:
             self.n_epochs_ = training.run(self.max_epochs, self.patience)
-        self.network_ = _averaging(network, task)
+        self.network_ = averaging(network, task)
         return self
 
     def predict(self, features: Features) -> np.ndarray:
@@ -277,128 +275,15 @@ def _rows_seen(y: np.ndarray, task: Task, groups: np.ndarray | None, n_members: 
     sees = np.ones((len(y), n_members), bool)
     if len(y) < _MIN_ROWS_TO_STOP_EARLY:
         return sees
-    try:
-        folds = cross_folds(
-            y,
-            is_classification=task.is_classification,
-            groups=groups,
-            random_state=task.random_state,
-        )
-    except DataError:
-        return sees
-    for member in range(n_members):
+    folds = inner_folds(
+        y,
+        is_classification=task.is_classification,
+        groups=groups,
+        random_state=task.random_state,
+    )
+    for member in range(n_members if folds else 0):
         sees[folds[member % len(folds)][1], member] = False
     return sees
-
-
-def _build(head: KerasHead, features: Features, task: Task, rng: np.random.Generator) -> Any:
-    """Return a compiled network of independent members side by side, on an axis of their own."""
-    from keras import Model, layers
-
-    parts = _Parts(head.n_members, rng)
-    inputs, branches = [], []
-    if features.table.shape[1]:
-        inputs.append(layers.Input((features.table.shape[1],)))
-        table = _standardised(inputs[-1], features.table, features.table.var(axis=0))
-        branches.append(layers.RepeatVector(head.n_members)(table))
-    for cardinality in features.cardinalities:
-        inputs.append(layers.Input((), dtype="int32"))
-        branches.append(parts.embedding(inputs[-1], cardinality))
-    for block in features.blocks:
-        inputs.append(layers.Input((block.shape[1],)))
-        # One scale for all: dimensions of little variance, mostly noise, are not blown up.
-        spread = np.full(block.shape[1], block.var(axis=0).mean())
-        x = parts.dropout(_standardised(inputs[-1], block, spread), head.block_dropout)
-        branches.append(parts.dense(x, head.block_units))
-    if not branches:
-        raise DataError("There are no features to learn from.")
-    x = layers.Concatenate()(branches) if len(branches) > 1 else branches[0]
-    x = parts.dropout(parts.batch_normalised(x), head.dropout)
-    hidden = parts.dense(x, head.units, gain=2**0.5, activation="gelu")
-    x = layers.Concatenate()([x, parts.dropout(hidden, head.dropout)])
-    network = Model(inputs, parts.dense(x, task.n_classes or 1, gain=0.3))
-    _compile(network, head, task)
-    return network
-
-
-def _compile(network: Any, head: KerasHead, task: Task) -> None:
-    from keras import backend, losses, optimizers
-
-    loss = losses.MeanSquaredError()
-    if task.is_classification:
-        loss = losses.SparseCategoricalCrossentropy(from_logits=True)
-    optimizer = optimizers.AdamW(head.learning_rate, weight_decay=head.weight_decay)
-    optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
-    # Compiled by XLA where nothing else is fast; elsewhere that takes longer than it saves.
-    network.compile(optimizer=optimizer, loss=loss, jit_compile=backend.backend() == "jax")
-
-
-@dataclass
-class _Parts:
-    """Layers of independent members, each seeded: Keras would draw from Python's random state."""
-
-    n_members: int
-    rng: np.random.Generator
-
-    def dense(self, x: Any, units: int, gain: float = 1.0, activation: str | None = None) -> Any:
-        """Connect each member's inputs, or those of all, to units of its own."""
-        from keras import layers
-
-        return layers.EinsumDense(
-            "nmd,mdu->nmu" if len(x.shape) == 3 else "nd,dmu->nmu",
-            (self.n_members, units),
-            bias_axes="mu",
-            activation=activation,
-            kernel_initializer=self._normal(gain / x.shape[-1] ** 0.5),
-        )(x)
-
-    def embedding(self, x: Any, cardinality: int) -> Any:
-        """Give each member vectors of its own for the numbers of a column's categories."""
-        from keras import layers
-
-        units = min(_MAX_EMBEDDING_UNITS, round(1.6 * cardinality**0.56))
-        start = self._normal(0.3 / units**0.5)
-        table = layers.Embedding(cardinality, self.n_members * units, embeddings_initializer=start)
-        return layers.Reshape((self.n_members, units))(table(x))
-
-    def batch_normalised(self, x: Any) -> Any:
-        """Normalise each unit of each member on its own."""
-        from keras import layers
-
-        width = x.shape[-1]
-        x = layers.Reshape((self.n_members * width,))(x)
-        return layers.Reshape((self.n_members, width))(layers.BatchNormalization(momentum=0.9)(x))
-
-    def dropout(self, x: Any, rate: float) -> Any:
-        from keras import layers
-
-        return layers.Dropout(rate, seed=self._seed())(x)
-
-    def _normal(self, deviation: float) -> Any:
-        from keras import initializers
-
-        return initializers.RandomNormal(0.0, deviation, seed=self._seed())
-
-    def _seed(self) -> int:
-        return int(self.rng.integers(2**31))
-
-
-def _standardised(x: Any, part: np.ndarray, variance: np.ndarray) -> Any:
-    """Subtract the mean of the rows given, and divide by a deviation; by 1 where there is none."""
-    from keras import layers
-
-    variance = np.where(variance > _LEAST_VARIANCE, variance, 1.0)
-    return layers.Normalization(mean=part.mean(axis=0), variance=variance)(x)
-
-
-def _averaging(network: Any, task: Task) -> Any:
-    """Return a network of the same layers that averages its members' predictions."""
-    from keras import Model, layers
-
-    x = network.output
-    if task.is_classification:
-        x = layers.Softmax()(x)
-    return Model(network.inputs, layers.GlobalAveragePooling1D()(x))
 
 
 def _inputs(features: Features) -> list[np.ndarray]:

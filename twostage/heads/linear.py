@@ -89,12 +89,12 @@ class LinearHead(Head):
         )
         outputs = self._outputs(y)
         self.block_scale_, self.penalty_, coefficients = self._ridge(
-            X, outputs, weight, folds, _is_block(features)
+            X, outputs, weight, folds, features.is_block
         )
         if task.is_classification:
-            X[:, _is_block(features)] *= self.block_scale_
+            X[:, features.is_block] *= self.block_scale_
             self.penalty_, coefficients = self._logistic(X, y, weight, folds)
-            coefficients[:-1][_is_block(features)] *= self.block_scale_
+            coefficients[:-1][features.is_block] *= self.block_scale_
         self.coefficients_ = coefficients
         return self
 
@@ -191,9 +191,3 @@ class LinearHead(Head):
             model.fit(X, y, sample_weight=weight)
             c = float(model.C_)
         return 1 / c, np.vstack([model.coef_.T, model.intercept_])
-
-
-def _is_block(features: Features) -> np.ndarray:
-    """Return which columns of the matrix come from blocks."""
-    width = sum(block.shape[1] for block in features.blocks)
-    return np.asarray(np.arange(features.n_features) >= features.n_features - width)

@@ -14,7 +14,8 @@ from sklearn.utils.validation import has_fit_parameter
 from twostage.errors import UsageError
 from twostage.features import Features
 from twostage.heads.base import Head, Task, all_classes
-from twostage.heads.svm import block_scales, calibrated, fit_calibration, folds_to_calibrate
+from twostage.heads.calibration import calibrated, fit_calibration, folds_to_calibrate
+from twostage.heads.svm import block_scales
 from twostage.recipes import Recipe
 from twostage.saving import dump, load
 

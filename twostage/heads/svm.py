@@ -6,18 +6,21 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
-from scipy.optimize import minimize
-from scipy.special import log_softmax, softmax
 from sklearn.kernel_approximation import Nystroem
 from sklearn.pipeline import Pipeline
 from sklearn.svm import SVC, SVR, LinearSVC, LinearSVR
 
-from twostage.errors import DataError
 from twostage.features import Features
 from twostage.heads.base import Head, Task, all_classes
+from twostage.heads.calibration import (
+    calibrated,
+    fit_calibration,
+    folds_to_calibrate,
+    no_calibration,
+)
 from twostage.recipes import Recipe
+from twostage.ridge import Folds
 from twostage.saving import dump, load
-from twostage.splits import cross_folds, holdout
 
 _CS = (0.3, 1.0, 3.0, 10.0, 30.0)
 _BLOCK_VARIANCES = (1.0, 4.0, 16.0, 64.0)
@@ -25,16 +28,12 @@ _DEFAULT_C = 3.0
 _DEFAULT_BLOCK_VARIANCE = 4.0
 _MAX_EXACT_ROWS = 10_000  # the time of an exact machine grows with their square, or worse
 _MAX_ROWS_TO_CHOOSE_ON = 5_000
-_MAX_ROWS_TO_CROSS_VALIDATE = 2_000
 _N_LANDMARKS = 500
 _EPSILON = 0.1
 _CACHE_MB = 500
 _MAX_ITERATIONS = 1000
 _TOLERANCE = 0.01  # scikit-learn's 0.0001 takes twice as long and scores the same
-_SHRINKAGE = 1.0
 _FILE = "head.skops"
-
-Folds = list[tuple[np.ndarray, np.ndarray]]
 
 
 @dataclass(frozen=True)
@@ -156,7 +155,7 @@ class SVMHead(Head):
         """Choose settings, calibrate, and fit all rows; see `Head.fit`."""
         self.task_ = task
         weight = np.ones(len(y)) if sample_weight is None else np.asarray(sample_weight, np.float64)
-        is_block = _is_block(features)
+        is_block = features.is_block
         scales = block_scales(features, 1.0, weight)
         X = features.matrix()
         X *= scales
@@ -319,99 +318,9 @@ def block_scales(
     return np.concatenate(scales)
 
 
-def folds_to_calibrate(y: np.ndarray, task: Task, groups: np.ndarray | None) -> Folds:
-    """Return the inner splits: five, one of many rows, none where nothing can be held out.
-
-    Groups stay together, and every class occurs in every training part.
-    """
-    how: dict[str, Any] = {"is_classification": task.is_classification, "groups": groups}
-    try:
-        if len(y) > _MAX_ROWS_TO_CROSS_VALIDATE:
-            return [holdout(y, **how, random_state=task.random_state)]
-        return cross_folds(y, **how, random_state=task.random_state)
-    except DataError:
-        return []
-
-
-def no_calibration(n_classes: int) -> np.ndarray:
-    """Return the calibration by which scores are log odds."""
-    return np.concatenate([[1.0], np.zeros(n_classes)])
-
-
-def fit_calibration(
-    scores: Sequence[np.ndarray],
-    folds: Folds,
-    y: np.ndarray,
-    sample_weight: np.ndarray | None = None,
-) -> tuple[np.ndarray, float]:
-    """Learn what scores of rows that were held out say about the class.
-
-    Parameters
-    ----------
-    scores : sequence of arrays of shape (n_test,) or (n_test, n_classes)
-        Of the test rows of each fold, as ``decision_function`` gives them.
-    folds : sequence of (train, test) row numbers
-        Maybe none: scores are taken as log odds then.
-    y : int array of shape (n_rows,)
-        Classes, 0 to ``n_classes - 1``, all of them present.
-    sample_weight : array of shape (n_rows,), optional
-        Of the rows.
-
-    Returns
-    -------
-    calibration : float array of shape (1 + n_classes,)
-        A slope, not negative, and an intercept for each class.
-    loss : float
-        The mean log loss with it; NaN without folds.
-    """
-    n_classes = int(y.max()) + 1
-    if not folds:
-        return no_calibration(n_classes), np.nan
-    test = np.concatenate([test for _, test in folds])
-    weight = np.ones(len(test)) if sample_weight is None else sample_weight[test]
-    margins = _margins(np.concatenate(scores))
-    spread = float(margins.std()) or 1.0
-    margins = margins / spread
-    n = float(weight.sum())
-    # As in Platt's method, nothing is certain: a perfect separation would ask for infinite slope.
-    doubt = 1 / (n + 2)
-    target = np.full(margins.shape, doubt / n_classes)
-    target[np.arange(len(test)), y[test]] += 1 - doubt
-
-    def loss(calibration: np.ndarray) -> tuple[float, np.ndarray]:
-        logs = log_softmax(calibration[0] * margins + calibration[1:], axis=1)
-        # A class that was never held out would get an intercept of minus infinity: shrink them.
-        shrinkage = _SHRINKAGE / 2 * (calibration[1:] ** 2).sum()
-        value = shrinkage - (weight[:, None] * target * logs).sum()
-        residuals = weight[:, None] * (np.exp(logs) - target)
-        of_intercepts = residuals.sum(axis=0) + _SHRINKAGE * calibration[1:]
-        return value / n, np.concatenate([[(residuals * margins).sum()], of_intercepts]) / n
-
-    bounds = [(0, None)] + [(None, None)] * n_classes
-    found = minimize(loss, no_calibration(n_classes), jac=True, method="L-BFGS-B", bounds=bounds)
-    return np.concatenate([found.x[:1] / spread, found.x[1:]]), float(found.fun)
-
-
-def calibrated(scores: np.ndarray, calibration: np.ndarray) -> np.ndarray:
-    """Return probabilities of shape (n_rows, n_classes) from scores; see `fit_calibration`."""
-    return np.asarray(softmax(calibration[0] * _margins(scores) + calibration[1:], axis=1))
-
-
-def _margins(scores: np.ndarray) -> np.ndarray:
-    """Return one column per class: the scores of two classes come as one."""
-    scores = np.asarray(scores, np.float64)
-    return np.column_stack([np.zeros(len(scores)), scores]) if scores.ndim == 1 else scores
-
-
 def _variances(X: np.ndarray, sample_weight: np.ndarray | None) -> np.ndarray:
     mean = np.average(X, axis=0, weights=sample_weight)
     return np.asarray(np.average((X - mean) ** 2, axis=0, weights=sample_weight))
-
-
-def _is_block(features: Features) -> np.ndarray:
-    """Return which columns of the matrix come from blocks."""
-    width = sum(block.shape[1] for block in features.blocks)
-    return np.asarray(np.arange(features.n_features) >= features.n_features - width)
 
 
 def _factors(is_block: np.ndarray, settings: _Settings) -> np.ndarray:

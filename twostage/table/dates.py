@@ -9,6 +9,9 @@ from pandas.api import types
 from twostage.errors import DataError
 
 ISO = "ISO8601"
+NEARLY_ALL = 0.9
+_SAMPLE = 1000
+_LOOKS = r"\d\s*[-/.:T]\s*\w|\d.*[A-Za-z]{3}.*\d{4}|^[A-Za-z]{3}.*\d.*\d{4}"
 
 
 def is_date_type(values: pd.Series) -> bool:
@@ -23,7 +26,12 @@ def is_date_type(values: pd.Series) -> bool:
     }
 
 
-def iso_or_guessed_format(strings: pd.Series) -> str | None:
+def looks_like_date(strings: pd.Series) -> np.ndarray:
+    """Tell which strings hold digits and a separator, as dates do: 2020 and "a b" do not."""
+    return strings.astype(str).str.contains(_LOOKS, regex=True).to_numpy(dtype=bool)
+
+
+def guessed_format(strings: pd.Series) -> str | None:
     """Return the format in which dates are written, None if they are not, or not all alike.
 
     skrub guesses; it wants one format for all, so that ISO dates of which only some have a time
@@ -32,7 +40,7 @@ def iso_or_guessed_format(strings: pd.Series) -> str | None:
     text = strings.astype(str).str.strip()
     if text.str.match(r"\d{4}-\d{2}-\d{2}").all() and _parsed(text, ISO).notna().all():
         return ISO
-    from skrub import ToDatetime  # takes 2 s
+    from skrub import ToDatetime  # takes a second
     from skrub.core import RejectColumn
 
     try:
@@ -47,14 +55,16 @@ def format_of(values: pd.Series) -> str | None:
     Raises
     ------
     DataError
-        If no format is found.
+        If no format is found. A little junk does not matter: `dates_in` names its row.
     """
     present = values.dropna()
     if present.empty or is_date_type(values):
         return None
     found = None
     if not types.is_numeric_dtype(values.dtype):
-        found = iso_or_guessed_format(present.iloc[:1000])
+        sample = spread_sample(present, _SAMPLE)
+        looks = looks_like_date(sample)
+        found = guessed_format(sample[looks] if looks.mean() > NEARLY_ALL else sample)
     if found is None:
         raise DataError(
             f"Column '{values.name}' is to hold dates, but no one way of writing dates fits its "
@@ -62,6 +72,12 @@ def format_of(values: pd.Series) -> str | None:
             "column another role."
         )
     return found
+
+
+def spread_sample(values: pd.Series, most: int) -> pd.Series:
+    """Return up to so many values from all over a column: tables are often sorted."""
+    rows = np.unique(np.linspace(0, len(values) - 1, most).round().astype(int))
+    return values.iloc[rows]
 
 
 def dates_in(values: pd.Series, date_format: str | None) -> pd.Series:

@@ -5,12 +5,16 @@ import pandas as pd
 import pyarrow as pa
 from pandas.api import types
 
-from twostage.table.dates import is_date_type, iso_or_guessed_format
+from twostage.table.dates import (
+    NEARLY_ALL,
+    guessed_format,
+    is_date_type,
+    looks_like_date,
+    spread_sample,
+)
 from twostage.table.vectors import is_list_type
 
 _SAMPLE = 100
-_NEARLY_ALL = 0.9
-_LOOKS_LIKE_A_DATE = r"\d\s*[-/.:T]\s*\w|\d.*[A-Za-z]{3}.*\d{4}|^[A-Za-z]{3}.*\d.*\d{4}"
 _WORDS_OF_TEXT, _WORDS_OF_LONG_TEXT = 3, 5
 _MANY_TEXTS = 100
 LISTS = "holds lists; name it with --vector to use it"
@@ -55,13 +59,11 @@ def is_date(present: pd.Series) -> bool:
     """
     if is_date_type(present):
         return True
-    sample = _sample(present)
+    sample = spread_sample(present, _SAMPLE)
     if not _is_of_strings(sample):
         return False
-    looks = sample.astype(str).str.contains(_LOOKS_LIKE_A_DATE, regex=True)
-    if looks.mean() <= _NEARLY_ALL:
-        return False
-    return iso_or_guessed_format(sample[looks]) is not None
+    looks = looks_like_date(sample)
+    return looks.mean() > NEARLY_ALL and guessed_format(sample[looks]) is not None
 
 
 def is_text(present: pd.Series) -> bool:
@@ -69,7 +71,7 @@ def is_text(present: pd.Series) -> bool:
 
     Three words on average, and most values differing; or five, and a hundred different ones.
     """
-    sample = _sample(present)
+    sample = spread_sample(present, _SAMPLE)
     if not _is_of_strings(sample):
         return False
     n_words = np.mean([len(text.split()) for text in sample])
@@ -108,12 +110,6 @@ def n_distinct(present: pd.Series) -> int:
 
 
 _NESTED = (list, tuple, dict, set, np.ndarray)
-
-
-def _sample(present: pd.Series) -> pd.Series:
-    """Return up to a hundred values from all over the column."""
-    rows = np.unique(np.linspace(0, len(present) - 1, _SAMPLE).round().astype(int))
-    return present.iloc[rows]
 
 
 def _is_of_strings(values: pd.Series) -> bool:

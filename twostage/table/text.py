@@ -11,7 +11,7 @@ from twostage.errors import DataError, ModelError
 from twostage.saving import dump, load
 
 _N_COMPONENTS = 200
-_MAX_FEATURES = 50_000
+_MAX_FEATURES = 20_000  # as good as 50,000 on reviews, and 60 % smaller to store
 _FEW_TEXTS = 200
 
 

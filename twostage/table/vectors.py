@@ -133,9 +133,8 @@ def _wrong_width(name: object, row: int, found: int, width: int) -> DataError:
 
 
 def _no_numbers(present: pd.Series, rows: np.ndarray) -> DataError:
-    for row, vector in zip(rows, present, strict=True):
-        if not _is_of_numbers(vector):
-            break
+    pairs = zip(rows, present, strict=True)
+    row, vector = next((row, vector) for row, vector in pairs if not _is_of_numbers(vector))
     return DataError(
         f"Column '{present.name}' holds vectors, but that of row {row + 1} is not made of "
         f"numbers: {str(vector)[:60]}. Correct it, or leave it missing."
