@@ -5,11 +5,13 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.linear_model import LogisticRegression
 
 from twostage import fitting
 from twostage.errors import DataError, UsageError
 from twostage.fitted import FitSettings, FittedModel
 from twostage.fitting import check_table, fit_and_score, fit_model, split_groups, training_rows
+from twostage.heads.lightgbm import LightGBMHead
 from twostage.joins import ImageBlock
 from twostage.rows import TrainingRows
 from twostage.table.roles import RoleOverrides
@@ -234,3 +236,97 @@ def test_a_row_without_a_group_is_remembered_without_one(frame: pd.DataFrame) ->
     frame["patient"] = frame["patient"].where(frame.index != 3)
     model = fit(frame, {}, prepare_target(frame["value"]), TABLE_ONLY)
     assert model.trained_on["group"].isna().tolist() == [i == 3 for i in range(N)]
+
+
+def test_rows_of_no_weight_are_learned_from_as_little_as_if_they_were_not_there(
+    frame: pd.DataFrame,
+) -> None:
+    weight = np.r_[np.ones(150), np.zeros(50)]
+    frame["value"] = frame["age"].where(frame.index < 150, 1e6)
+    weighted = fit(frame, {}, prepare_target(frame["value"]), TABLE_ONLY, weight)
+    short = frame[:150]
+    without = fit(short, {}, prepare_target(short["value"]), TABLE_ONLY)
+    np.testing.assert_array_equal(weighted.predict(frame, {}), without.predict(frame, {}))
+
+
+def test_weights_that_are_all_zero_are_refused(frame: pd.DataFrame) -> None:
+    with pytest.raises(DataError, match="All sample weights are 0"):
+        fit(frame, {}, prepare_target(frame["value"]), TABLE_ONLY, np.zeros(N))
+
+
+def test_balanced_classes_make_rare_ones_likelier(frame: pd.DataFrame) -> None:
+    rng = np.random.default_rng(9)
+    rare = prepare_target(pd.Series(rng.random(N) < 0.1, name="value"))
+    plain, balanced = (
+        fit(frame, {}, rare, replace(TABLE_ONLY, class_weight=weight, head="linear"))
+        for weight in (None, "balanced")
+    )
+    assert plain.predict_proba(frame, {})[:, 1].mean() == pytest.approx(rare.y.mean(), abs=0.02)
+    assert balanced.predict_proba(frame, {})[:, 1].mean() > 0.4
+
+
+def test_weights_of_classes_need_classes(frame: pd.DataFrame) -> None:
+    settings = replace(TABLE_ONLY, class_weight="balanced")
+    with pytest.raises(UsageError, match="Class weights need classes"):
+        fit(frame, {}, prepare_target(frame["value"]), settings)
+
+
+def test_a_blend_is_scored_and_predicts_as_the_weighted_mean_of_its_members(
+    frame: pd.DataFrame, block: ImageBlock
+) -> None:
+    frame["value"] = frame["age"] / 20 + np.sin(frame["age"]) + block.matrix[:, 0]
+    settings = replace(SETTINGS, head="linear+lightgbm")
+    target = prepare_target(frame["value"])
+    model = fit_and_score(frame, {"photo": block}, target, settings)
+    assert len(model.members) == len(model.weights) == 2
+    assert sum(model.weights) == pytest.approx(1)
+    parts = [member.predict(frame, {"photo": block}) for member in model.members]
+    np.testing.assert_allclose(
+        model.predict(frame, {"photo": block}), np.average(parts, axis=0, weights=model.weights)
+    )
+
+
+def test_a_head_that_cannot_do_the_task_is_refused(frame: pd.DataFrame) -> None:
+    settings = replace(TABLE_ONLY, head=LogisticRegression())
+    with pytest.raises(UsageError, match="LogisticRegression"):
+        fit(frame, {}, prepare_target(frame["value"]), settings)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (["2020-01-05"] * 150 + ["soon"] + ["2021-03-01"] * 49, "row 151 holds 'soon'"),
+        (np.r_[np.arange(199.0), np.inf], "infinite or too large value in row 200"),
+    ],
+)
+def test_a_value_that_does_not_fit_its_column_is_named_before_anything_is_computed(
+    frame: pd.DataFrame, values: object, message: str
+) -> None:
+    with pytest.raises(DataError, match=message):
+        check_table(frame.assign(seen=values), TABLE_ONLY)
+
+
+def test_recipe_and_pooling_of_the_user_are_checked() -> None:
+    with pytest.raises(UsageError, match="image_pooling must be one of mean, max, first"):
+        FitSettings("value", image_pooling="sum")
+    with pytest.raises(UsageError, match="give 0 or more"):
+        FitSettings("value", n_tuned=-1)
+
+
+def test_a_class_with_fewer_rows_than_folds_is_learned_all_the_same(frame: pd.DataFrame) -> None:
+    labels = np.where(frame["age"] > 50, "old", "young").astype(object)
+    labels[:2] = "rare"
+    target = prepare_target(pd.Series(labels, name="value"))
+    for head in ("lightgbm", "linear", "blend"):
+        model = fit(frame, {}, target, replace(TABLE_ONLY, head=head, group=None))
+        assert model.predict_proba(frame, {}).shape == (N, 3)
+
+
+def test_100_000_categories_are_encoded_in_seconds() -> None:
+    rng = np.random.default_rng(0)
+    names = rng.integers(0, 60_000, 100_000)
+    frame = pd.DataFrame({"sku": names.astype(str), "value": names % 7 + rng.normal(size=100_000)})
+    settings = FitSettings("value", features="table", head=LightGBMHead(n_trees=5))
+    model = fit(frame, {}, prepare_target(frame["value"]), settings)
+    assert model.columns[0].n_values > 40_000
+    assert np.corrcoef(model.predict(frame, {}), frame["value"])[0, 1] > 0.3

@@ -134,3 +134,28 @@ def test_log_target_needs_positive_values(least):
 def test_log_target_of_classes_is_a_wrong_call():
     with pytest.raises(UsageError, match="--log-target needs a regression; target 'price' holds"):
         prepare_target(_column(["a", "b"]), log_target=True)
+
+
+@pytest.mark.parametrize(
+    ("values", "task", "note"),
+    [
+        ([1, 2, 3] * 5, "classification", "holds 3 different whole numbers, taken as classes"),
+        ([0, 1] * 5, "classification", None),
+        ([1.5, 2.0, 3.0] * 5, "regression", None),
+        (["a", "b", "c"] * 5, "classification", None),
+        (list(range(30)), "regression", None),
+    ],
+)
+def test_what_may_be_classes_or_numbers_is_said(values, task, note):
+    target = prepare_target(pd.Series(values, name="rating"))
+    assert target.task == task
+    assert (target.note is None) == (note is None)
+    if note:
+        assert note in target.note
+        assert target.other_task == "regression"
+
+
+def test_the_logarithm_of_few_whole_numbers_makes_them_numbers():
+    target = prepare_target(pd.Series([1, 2, 3] * 5, name="rating"), log_target=True)
+    assert target.task == "regression"
+    assert "taken as numbers to regress on" in target.note

@@ -65,7 +65,7 @@ class BlockEncoder:
         folds: Folds,
         sample_weight: np.ndarray | None = None,
         name: str = "block",
-    ) -> tuple[Self, np.ndarray]:
+    ) -> tuple[Self, list[np.ndarray]]:
         """Learn from training rows, and encode them.
 
         Parameters
@@ -88,8 +88,8 @@ class BlockEncoder:
         Returns
         -------
         encoder : BlockEncoder
-        features : float32 array of shape (n_rows, n_features)
-            Where all dimensions are wanted as they are, the matrix itself, not a copy.
+        features : list of float32 arrays of shape (n_rows, n_features)
+            One for each part. All dimensions as they are are the matrix itself, not a copy.
 
         Raises
         ------
@@ -106,7 +106,7 @@ class BlockEncoder:
             parts = auto_parts(int(is_present.sum()), matrix.shape[1])
         encoder = cls(parts, recipe.fills_missing, recipe.n_components, {})
         if not encoder._needs_scale():
-            return encoder, matrix
+            return encoder, [matrix]
         mean, scale = _moments(matrix, is_present)
         encoder.arrays |= {"mean": mean, "scale": scale}
         cross_fitted = None
@@ -120,8 +120,8 @@ class BlockEncoder:
             encoder.arrays["probe"], cross_fitted = _fit_probe(scores, outputs, weight, folds)
         return encoder, encoder._encode(matrix, cross_fitted)
 
-    def transform(self, matrix: np.ndarray) -> np.ndarray:
-        """Encode rows; float32 of shape (n_rows, n_features)."""
+    def transform(self, matrix: np.ndarray) -> list[np.ndarray]:
+        """Encode rows; a float32 array of shape (n_rows, n_features) for each part."""
         return self._encode(matrix, None)
 
     def feature_names(self, names: Sequence[str]) -> list[str]:
@@ -167,10 +167,10 @@ class BlockEncoder:
     def _needs_scale(self) -> bool:
         return self.parts != "raw" or self.fills_missing
 
-    def _encode(self, matrix: np.ndarray, cross_fitted: np.ndarray | None) -> np.ndarray:
+    def _encode(self, matrix: np.ndarray, cross_fitted: np.ndarray | None) -> list[np.ndarray]:
         """Encode rows; with scores of the probe that did not see their labels, if given."""
         if not self._needs_scale():
-            return matrix
+            return [matrix]
         found = [self._raw(matrix)] if self._has("raw") else []
         if self._has("pca") or self._has("probe"):
             scores = self._components_of(matrix)
@@ -182,7 +182,7 @@ class BlockEncoder:
                 if probed is None:
                     probed = linear(scores, self.arrays["probe"])
                 found.append(self._with_missing(probed, is_missing))
-        return found[0] if len(found) == 1 else np.hstack(found)
+        return found
 
     def _raw(self, matrix: np.ndarray) -> np.ndarray:
         if not self.fills_missing:

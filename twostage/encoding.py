@@ -96,7 +96,8 @@ class FeatureEncoder:
                 texts[column.name], matrices[column.name] = TextEncoder.fit_transform(
                     rows.frame[column.name], random_state=random_state
                 )
-        blocks, found = {}, []
+        blocks: dict[str, BlockEncoder] = {}
+        found: list[np.ndarray] = []
         folds = inner_folds(
             rows.y,
             is_classification=rows.is_classification,
@@ -113,7 +114,7 @@ class FeatureEncoder:
                 sample_weight=rows.sample_weight,
                 name=name,
             )
-            found.append(block_features)
+            found += block_features
         widths = {name: matrix.shape[1] for name, matrix in matrices.items()}
         encoder = cls(table, texts, widths, blocks, counts)
         together = _with_counts(encoded, rows.blocks, counts)
@@ -131,7 +132,7 @@ class FeatureEncoder:
         """
         encoded, codes = self.table.transform(frame)
         together = _with_counts(encoded, images, self.counts)
-        found = []
+        found: list[np.ndarray] = []
         for name, encoder in self.blocks.items():
             if name in self.texts:
                 matrix = self.texts[name].transform(frame[name])
@@ -144,7 +145,7 @@ class FeatureEncoder:
                     f"Column '{name}' has embeddings of {matrix.shape[1]} numbers; the model was "
                     f"trained on {self.widths[name]}. Give those of the same backbone."
                 )
-            found.append(encoder.transform(matrix))
+            found += encoder.transform(matrix)
         return Features(together, codes, self.table.cardinalities, tuple(found))
 
     def feature_names(self) -> list[str]:

@@ -21,7 +21,7 @@ class Features:
     cardinalities : tuple of int
         Of each column of codes, how many numbers there are, 0 included.
     blocks : tuple of float32 arrays of shape (n_rows, width)
-        What the recipe makes of each block.
+        What the recipe makes of each block, in one or several parts.
     """
 
     table: np.ndarray

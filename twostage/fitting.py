@@ -18,9 +18,10 @@ from twostage.members import MemberPlan
 from twostage.metrics import Score, score_classification, score_regression
 from twostage.rows import TrainingRows, row_digests
 from twostage.splits import holdout, link_groups
-from twostage.table.encoding import numbers_in
+from twostage.table.dates import dates_in, format_of
 from twostage.table.files import require_column
-from twostage.table.roles import IGNORED, NUMERIC, Column, infer_roles
+from twostage.table.numbers import booleans_in, numbers_in
+from twostage.table.roles import BOOLEAN, DATE, IGNORED, NUMERIC, Column, infer_roles
 from twostage.targets import Target
 from twostage.tuning import tuned
 
@@ -54,8 +55,13 @@ def check_table(frame: pd.DataFrame, settings: FitSettings) -> None:
     if settings.features != "table":
         _check_repeated_images(frame, settings)
     for column in tell_roles(frame, settings):
+        values = frame[column.name]
         if column.role == NUMERIC:
-            numbers_in(frame[column.name])
+            numbers_in(values)
+        elif column.role == BOOLEAN:
+            booleans_in(values)
+        elif column.role == DATE:
+            dates_in(values, format_of(values))
 
 
 def _is_prediction_column(name: str) -> bool:

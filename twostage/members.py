@@ -15,10 +15,9 @@ from twostage.errors import DataError
 from twostage.heads import Head, Task, head_class, name_of
 from twostage.joins import ImageBlock
 from twostage.recipes import Recipe
-from twostage.rows import TrainingRows, take_blocks
+from twostage.rows import TrainingRows
 from twostage.table.roles import Column
 
-_CHUNK = 16_384
 _MIN_CELLS_FOR_THREADS = 20_000_000
 _RECORD = "member.json"
 
@@ -76,23 +75,17 @@ class Member:
     head: Head
 
     def predict(self, frame: pd.DataFrame, images: Mapping[str, ImageBlock]) -> np.ndarray:
-        """Predict rows, some thousand at a time.
+        """Predict rows.
 
         Returns
         -------
         float64 array of shape (n_rows,) or (n_rows, n_classes)
             Values, or class probabilities.
         """
-        pieces = []
-        for start in range(0, max(1, len(frame)), _CHUNK):
-            rows = np.arange(start, min(start + _CHUNK, len(frame)))
-            is_all = len(rows) == len(frame)
-            some = (frame, images) if is_all else (frame.iloc[rows], take_blocks(images, rows))
-            features = self.encoder.transform(*some)
-            is_classification = self.head.task_.is_classification
-            predict = self.head.predict_proba if is_classification else self.head.predict
-            pieces.append(predict(features))
-        return np.concatenate(pieces).astype(np.float64)
+        features = self.encoder.transform(frame, images)
+        if self.head.task_.is_classification:
+            return np.asarray(self.head.predict_proba(features), np.float64)
+        return np.asarray(self.head.predict(features), np.float64)
 
     def save(self, folder: Path, trusted: Sequence[str] = ()) -> None:
         """Write head and encoder into a folder, without pickles; see `Head.save`."""

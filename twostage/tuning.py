@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import Any, Self
 
 import numpy as np
-from sklearn.base import BaseEstimator
+from sklearn.base import BaseEstimator, clone
 from sklearn.experimental import enable_halving_search_cv  # noqa: F401
 from sklearn.model_selection import HalvingGridSearchCV, ParameterSampler
 
@@ -76,7 +76,7 @@ def tuned(plan: MemberPlan, rows: TrainingRows, n_settings: int) -> MemberPlan:
     )
     search.fit(np.arange(len(rows))[:, None], rows.y)
     best = {name.removeprefix("head__"): value for name, value in search.best_params_.items()}
-    return replace(plan, head=plan.head.set_params(**best))
+    return replace(plan, head=clone(plan.head).set_params(**best))
 
 
 class _Shared:

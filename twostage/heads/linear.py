@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 from scipy.special import expit, softmax
-from sklearn.linear_model import LogisticRegression, LogisticRegressionCV
+from sklearn.linear_model import LogisticRegression
 
 from twostage.features import Features
 from twostage.heads.base import Head, Task, all_classes
@@ -21,6 +21,8 @@ _MANY_ROWS = 20_000
 _DEFAULT_INVERSE_PENALTY = 1.0
 _DEFAULT_PENALTY = 10.0
 _MAX_ITERATIONS = 1000
+_PATIENCE = 2
+_LEAST_LIKELIHOOD = 1e-15
 _FILE = "head.npz"
 
 
@@ -175,19 +177,32 @@ class LinearHead(Head):
         """Choose the penalty by log loss; return it and the coefficients for the scaled ``X``."""
         if len(self.present_) == 1:
             return 1.0, np.zeros((X.shape[1] + 1, 1))
-        if self.penalty is not None or not folds:
-            c = _DEFAULT_INVERSE_PENALTY if self.penalty is None else 1 / self.penalty
-            model = LogisticRegression(C=c, max_iter=_MAX_ITERATIONS)
-            model.fit(X, y, sample_weight=weight)
-        else:
-            model = LogisticRegressionCV(
-                Cs=_INVERSE_PENALTIES,
-                l1_ratios=(0.0,),
-                cv=folds,
-                scoring="neg_log_loss",
-                max_iter=_MAX_ITERATIONS,
-                use_legacy_attributes=False,
-            )
-            model.fit(X, y, sample_weight=weight)
-            c = float(model.C_)
+        c = _DEFAULT_INVERSE_PENALTY
+        if self.penalty is not None:
+            c = 1 / self.penalty
+        elif folds:
+            c = _best_inverse_penalty(X, y, weight, folds)
+        model = LogisticRegression(C=c, max_iter=_MAX_ITERATIONS)
+        model.fit(X, y, sample_weight=weight)
         return 1 / c, np.vstack([model.coef_.T, model.intercept_])
+
+
+def _best_inverse_penalty(X: np.ndarray, y: np.ndarray, weight: np.ndarray, folds: Folds) -> float:
+    """Return the C whose weighted log loss on the rows held out is least.
+
+    Each C starts from the solutions of the one before, and the path ends when the loss has risen
+    twice. (``LogisticRegressionCV`` does not weigh the rows that it scores.)
+    """
+    models = [LogisticRegression(max_iter=_MAX_ITERATIONS, warm_start=True) for _ in folds]
+    losses: list[float] = []
+    for c in _INVERSE_PENALTIES:
+        loss = 0.0
+        for model, (train, test) in zip(models, folds, strict=True):
+            model.set_params(C=c).fit(X[train], y[train], sample_weight=weight[train])
+            columns = np.searchsorted(model.classes_, y[test])
+            of_truth = model.predict_proba(X[test])[np.arange(len(test)), columns]
+            loss -= float(weight[test] @ np.log(np.maximum(of_truth, _LEAST_LIKELIHOOD)))
+        losses.append(loss)
+        if len(losses) - 1 - int(np.argmin(losses)) >= _PATIENCE:
+            break
+    return float(_INVERSE_PENALTIES[int(np.argmin(losses))])
