@@ -14,7 +14,7 @@ from scipy.linalg import eigh
 
 from twostage.errors import DataError
 from twostage.recipes import AUTO, Recipe
-from twostage.ridge import Folds, linear, squared_errors, sums_by_fold
+from twostage.ridge import Folds, linear, outputs_of, squared_errors, sums_by_fold
 
 _MAX_COMPONENTS = 256  # that a probe sees
 _CHUNK = 4096
@@ -115,7 +115,7 @@ class BlockEncoder:
             encoder.arrays["components"] = _components(matrix, is_present, mean, scale, n_wanted)
         if encoder._has("probe"):
             scores = encoder._components_of(matrix)
-            outputs = _outputs(y, n_classes)
+            outputs = outputs_of(y, n_classes)
             weight = is_present * (1.0 if sample_weight is None else sample_weight)
             encoder.arrays["probe"], cross_fitted = _fit_probe(scores, outputs, weight, folds)
         return encoder, encoder._encode(matrix, cross_fitted)
@@ -265,14 +265,6 @@ def _components(
     largest = np.abs(directions).argmax(axis=0)  # a sign is arbitrary: make it always the same
     directions = directions * np.sign(directions[largest, np.arange(k)] + 1e-300)
     return np.ascontiguousarray(directions, np.float32)
-
-
-def _outputs(y: np.ndarray, n_classes: int | None) -> np.ndarray:
-    """Return what a probe regresses on: the values, or indicators of the classes (one of two)."""
-    if n_classes is None:
-        return np.asarray(y, np.float64)[:, None]
-    indicators = np.eye(n_classes)[y]
-    return np.asarray(indicators[:, 1:] if n_classes == 2 else indicators)
 
 
 def _fit_probe(

@@ -14,6 +14,7 @@ from twostage.errors import DataError
 from twostage.features import Features
 from twostage.joins import ImageBlock, embedding_names
 from twostage.recipes import Recipe
+from twostage.ridge import outputs_of
 from twostage.rows import TrainingRows
 from twostage.splits import inner_folds
 from twostage.table.encoding import TableEncoder
@@ -91,19 +92,25 @@ class FeatureEncoder:
             for column in columns
             if column.role == VECTOR
         }
-        for column in columns:
-            if column.role == TEXT:
-                texts[column.name], matrices[column.name] = TextEncoder.fit_transform(
-                    rows.frame[column.name], random_state=random_state
-                )
-        blocks: dict[str, BlockEncoder] = {}
-        found: list[np.ndarray] = []
         folds = inner_folds(
             rows.y,
             is_classification=rows.is_classification,
             groups=rows.groups,
             random_state=random_state,
         )
+        beside = [encoded, *_counted(rows.blocks, counts)]
+        for column in columns:
+            if column.role == TEXT:
+                texts[column.name], matrices[column.name], scores = TextEncoder.fit_transform(
+                    rows.frame[column.name],
+                    outputs_of(rows.y, rows.n_classes),
+                    folds,
+                    random_state=random_state,
+                    sample_weight=rows.sample_weight,
+                )
+                beside.append(scores)
+        blocks: dict[str, BlockEncoder] = {}
+        found: list[np.ndarray] = []
         for name, matrix in matrices.items():
             blocks[name], block_features = BlockEncoder.fit_transform(
                 matrix,
@@ -117,8 +124,7 @@ class FeatureEncoder:
             found += block_features
         widths = {name: matrix.shape[1] for name, matrix in matrices.items()}
         encoder = cls(table, texts, widths, blocks, counts)
-        together = _with_counts(encoded, rows.blocks, counts)
-        return encoder, Features(together, codes, table.cardinalities, tuple(found))
+        return encoder, Features(_stacked(beside), codes, table.cardinalities, tuple(found))
 
     def transform(self, frame: pd.DataFrame, images: Mapping[str, ImageBlock]) -> Features:
         """Encode rows.
@@ -131,11 +137,12 @@ class FeatureEncoder:
             One per image column, aligned with ``frame``.
         """
         encoded, codes = self.table.transform(frame)
-        together = _with_counts(encoded, images, self.counts)
+        beside = [encoded, *_counted(images, self.counts)]
         found: list[np.ndarray] = []
         for name, encoder in self.blocks.items():
             if name in self.texts:
-                matrix = self.texts[name].transform(frame[name])
+                matrix, scores = self.texts[name].transform(frame[name])
+                beside.append(scores)
             elif name in images:
                 matrix = images[name].matrix
             else:
@@ -146,7 +153,7 @@ class FeatureEncoder:
                     f"trained on {self.widths[name]}. Give those of the same backbone."
                 )
             found += encoder.transform(matrix)
-        return Features(together, codes, self.table.cardinalities, tuple(found))
+        return Features(_stacked(beside), codes, self.table.cardinalities, tuple(found))
 
     def feature_names(self) -> list[str]:
         """Return the name of each feature, in the order of `Features.matrix`."""
@@ -154,6 +161,8 @@ class FeatureEncoder:
         n_codes = len(self.table.cardinalities)
         n_dense = len(of_table) - n_codes
         names = of_table[:n_dense] + [f"{column}_{what}" for column, what in self.counts.items()]
+        for column, text in self.texts.items():
+            names += [f"{column}_score_{output}" for output in range(text.n_outputs)]
         names += of_table[n_dense:]
         for column, encoder in self.blocks.items():
             names += encoder.feature_names(embedding_names(column, self.widths[column]))
@@ -206,12 +215,16 @@ def _counts(images: Mapping[str, ImageBlock], recipe: Recipe) -> dict[str, str]:
     return counts
 
 
-def _with_counts(
-    encoded: np.ndarray, images: Mapping[str, ImageBlock], counts: Mapping[str, str]
-) -> np.ndarray:
-    """Put the numbers of images beside the encoded columns of the table."""
-    columns = [
+def _counted(images: Mapping[str, ImageBlock], counts: Mapping[str, str]) -> list[np.ndarray]:
+    """Return how many images each row has, or whether it has any, as columns."""
+    return [
         images[name].n_images if what == "n_images" else images[name].n_images > 0
         for name, what in counts.items()
     ]
-    return np.column_stack([encoded, *columns]).astype(np.float32) if columns else encoded
+
+
+def _stacked(columns: Sequence[np.ndarray]) -> np.ndarray:
+    """Put columns beside the table's, which stay what they are if there are none."""
+    if len(columns) == 1:
+        return columns[0]
+    return np.column_stack(columns).astype(np.float32)

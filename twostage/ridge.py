@@ -80,6 +80,19 @@ class RidgeSums:
         return np.concatenate([slopes, (y_mean - x_mean @ slopes)[:, None, :]], axis=1)
 
 
+def outputs_of(y: np.ndarray, n_classes: int | None) -> np.ndarray:
+    """Return what a regression predicts: the values, or indicators of the classes (one of two).
+
+    Returns
+    -------
+    float64 array of shape (n_rows, n_outputs)
+    """
+    if n_classes is None:
+        return np.asarray(y, np.float64)[:, None]
+    indicators = np.eye(n_classes)[y]
+    return np.asarray(indicators[:, 1:] if n_classes == 2 else indicators)
+
+
 def sums_by_fold(
     X: np.ndarray, Y: np.ndarray, weight: np.ndarray, folds: Folds
 ) -> tuple[RidgeSums, list[RidgeSums]]:

@@ -18,6 +18,8 @@ _BLOCK_SCALES = (1.0, 0.3, 0.1, 0.03, 0.01)
 _RIDGE_PENALTIES = np.logspace(-2, 5, 15)
 _INVERSE_PENALTIES = np.logspace(-3, 3, 7)
 _MANY_ROWS = 20_000
+_MANY_ROWS_TO_CHOOSE_SCALE = 5_000
+_MANY_CLASSES = 20
 _DEFAULT_INVERSE_PENALTY = 1.0
 _DEFAULT_PENALTY = 10.0
 _MAX_ITERATIONS = 1000
@@ -86,17 +88,18 @@ class LinearHead(Head):
             y,
             is_classification=task.is_classification,
             groups=groups,
-            many_rows=_MANY_ROWS,
+            many_rows=0 if (task.n_classes or 0) > _MANY_CLASSES else _MANY_ROWS,
             random_state=task.random_state,
         )
         outputs = self._outputs(y)
+        is_block = features.is_block
         self.block_scale_, self.penalty_, coefficients = self._ridge(
-            X, outputs, weight, folds, features.is_block
+            X, outputs, weight, folds, is_block
         )
         if task.is_classification:
-            X[:, features.is_block] *= self.block_scale_
-            self.penalty_, coefficients = self._logistic(X, y, weight, folds)
-            coefficients[:-1][features.is_block] *= self.block_scale_
+            self.block_scale_, self.penalty_, coefficients = self._logistic(
+                X, y, weight, folds, is_block
+            )
         self.coefficients_ = coefficients
         return self
 
@@ -172,23 +175,39 @@ class LinearHead(Head):
         return scale, penalty, coefficients
 
     def _logistic(
-        self, X: np.ndarray, y: np.ndarray, weight: np.ndarray, folds: Folds
-    ) -> tuple[float, np.ndarray]:
-        """Choose the penalty by log loss; return it and the coefficients for the scaled ``X``."""
+        self,
+        X: np.ndarray,
+        y: np.ndarray,
+        weight: np.ndarray,
+        folds: Folds,
+        is_block: np.ndarray,
+    ) -> tuple[float, float, np.ndarray]:
+        """Choose scale and penalty by log loss; return them and the coefficients for ``X``.
+
+        Of many rows the scale stays the one that ridge regressions chose.
+        """
         if len(self.present_) == 1:
-            return 1.0, np.zeros((X.shape[1] + 1, 1))
-        c = _DEFAULT_INVERSE_PENALTY
-        if self.penalty is not None:
-            c = 1 / self.penalty
-        elif folds:
-            c = _best_inverse_penalty(X, y, weight, folds)
+            return self.block_scale_, 1.0, np.zeros((X.shape[1] + 1, 1))
+        scales = [self.block_scale_]
+        if self.block_scale is None and is_block.any() and len(X) < _MANY_ROWS_TO_CHOOSE_SCALE:
+            scales = list(_BLOCK_SCALES)
+        choices = []
+        for scale in scales if folds and self.penalty is None else ():
+            scaled = X * np.where(is_block, scale, 1.0)
+            choices.append((*_best_inverse_penalty(scaled, y, weight, folds), scale))
+        fallback = 1 / self.penalty if self.penalty else _DEFAULT_INVERSE_PENALTY
+        _, c, scale = min(choices, default=(0.0, fallback, self.block_scale_))
+        by_feature = np.where(is_block, scale, 1.0)
         model = LogisticRegression(C=c, max_iter=_MAX_ITERATIONS)
-        model.fit(X, y, sample_weight=weight)
-        return 1 / c, np.vstack([model.coef_.T, model.intercept_])
+        model.fit(X * by_feature, y, sample_weight=weight)
+        coefficients = np.vstack([model.coef_.T * by_feature[:, None], model.intercept_])
+        return scale, 1 / c, coefficients
 
 
-def _best_inverse_penalty(X: np.ndarray, y: np.ndarray, weight: np.ndarray, folds: Folds) -> float:
-    """Return the C whose weighted log loss on the rows held out is least.
+def _best_inverse_penalty(
+    X: np.ndarray, y: np.ndarray, weight: np.ndarray, folds: Folds
+) -> tuple[float, float]:
+    """Return the least weighted log loss on the rows held out, and the C that has it.
 
     Each C starts from the solutions of the one before, and the path ends when the loss has risen
     twice. (``LogisticRegressionCV`` does not weigh the rows that it scores.)
@@ -205,4 +224,5 @@ def _best_inverse_penalty(X: np.ndarray, y: np.ndarray, weight: np.ndarray, fold
         losses.append(loss)
         if len(losses) - 1 - int(np.argmin(losses)) >= _PATIENCE:
             break
-    return float(_INVERSE_PENALTIES[int(np.argmin(losses))])
+    best = int(np.argmin(losses))
+    return losses[best], float(_INVERSE_PENALTIES[best])
