@@ -427,3 +427,87 @@ def test_an_error_of_the_system_is_one_line(run: Run, tmp_path: Path) -> None:
         assert result.exit_code in (1, 2)
         assert result.stderr.startswith("Error: ")
         assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("head", ["linear", "linear+lightgbm"])
+def test_other_heads_and_blends_fit_predict_and_say_what_they_are(
+    run: Run, lesions: Path, store: Path, tmp_path: Path, head: str
+) -> None:
+    model = tmp_path / "model"
+    fitted = run(*fit_arguments(lesions, store, model, "--head", head))
+    assert fitted.exit_code == 0, fitted.output
+    assert ("Blend: " in fitted.stdout) == ("+" in head)
+    result = run(
+        "predict",
+        model,
+        "--table",
+        lesions / "table.csv",
+        "--store",
+        store,
+        "-o",
+        tmp_path / "p.csv",
+    )
+    assert result.exit_code == 0, result.output
+    assert len(pd.read_csv(tmp_path / "p.csv")) == 60
+
+
+def test_tuning_says_what_it_found(run: Run, lesions: Path, store: Path, tmp_path: Path) -> None:
+    more = ("--head", "linear", "--tune", 3)
+    result = run(*fit_arguments(lesions, store, tmp_path / "model", *more))
+    assert result.exit_code == 0, result.output
+    assert "Tuned: LinearHead(" in result.stdout
+
+
+def test_vectors_dates_and_texts_are_columns_like_others(
+    run: Run, lesions: Path, store: Path, tmp_path: Path
+) -> None:
+    table = pd.read_csv(lesions / "table.csv")
+    rng = np.random.default_rng(0)
+    table["spectrum"] = list(rng.normal(size=(60, 5)))
+    table["seen"] = pd.date_range("2024-01-01", periods=60).astype(str)
+    table["report"] = [f"a mole of {i} mm on the left arm" for i in range(60)]
+    table.to_parquet(lesions / "table.parquet")
+    fit = [*fit_arguments(lesions, store, tmp_path / "model", "--vector", "spectrum")]
+    fit[fit.index("--table") + 1] = lesions / "table.parquet"
+    result = run(*fit, "--json")
+    assert result.exit_code == 0, result.output
+    roles = {column["name"]: column["role"] for column in json.loads(result.stdout)["columns"]}
+    assert roles["spectrum"] == "vector"
+    assert roles["seen"] == "date"
+    assert roles["report"] == "text"
+
+
+def test_a_target_that_may_be_classes_or_numbers_is_said(
+    run: Run, lesions: Path, store: Path, tmp_path: Path
+) -> None:
+    table = rewrite(lesions, lambda t: t.assign(malignant=t["malignant"] + t.index % 3))
+    assert table.is_file()
+    result = run(*fit_arguments(lesions, store, tmp_path / "model"))
+    assert "'malignant' holds 4 different whole numbers, taken as classes." in result.stderr
+    assert "--task regression" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        (("--head", "lightgmb"), 2, "Unknown head 'lightgmb'. Did you mean 'lightgbm'?"),
+        (("--image-features", "umap"), 2, "found 'umap'"),
+        (("--vector", "age"), 1, "'age'"),
+        (("--date", "site"), 1, "'site'"),
+        (("--task", "regression", "--class-weight", "balanced"), 2, "Class weights need classes"),
+    ],
+)
+def test_what_stage_two_cannot_do_is_one_error(
+    run: Run,
+    lesions: Path,
+    store: Path,
+    tmp_path: Path,
+    options: tuple[str, ...],
+    code: int,
+    message: str,
+) -> None:
+    result = run(*fit_arguments(lesions, store, tmp_path / "model", *options))
+    assert result.exit_code == code, result.output
+    assert message in result.stderr
+    assert result.stderr.startswith("Error: ")
+    assert not (tmp_path / "model").exists()
