@@ -54,7 +54,7 @@ def test_probabilities_are_those_of_scikit_learn_with_the_penalty_chosen(kind):
 def test_values_are_those_of_ridge_with_the_penalty_and_the_scale_chosen():
     features, y = _data("regression", width=50)
     head = LinearHead().fit(features, y, TASKS["regression"])
-    X = np.hstack([features.table, features.blocks[0] * head.block_scale_]).astype(np.float64)
+    X = np.hstack([features.table, features.blocks[0] * head.block_scales_[0]]).astype(np.float64)
     expected = Ridge(head.penalty_).fit(X, y).predict(X)
     np.testing.assert_allclose(head.predict(features), expected, atol=1e-4)
 
@@ -71,14 +71,15 @@ def test_a_useless_block_is_scaled_down_and_a_useful_one_is_not():
     features, y = _data("regression", width=100)
     useless = LinearHead().fit(features, y, Task(None))
     useful = LinearHead().fit(features, features.blocks[0][:, :5].sum(axis=1), Task(None))
-    assert useless.block_scale_ < useful.block_scale_
+    assert useless.block_scales_[0] < useful.block_scales_[0]
 
 
 @pytest.mark.parametrize("kind", TASKS)
 def test_settings_of_the_user_are_those_used(kind):
     features, y = _data(kind, width=5)
     head = LinearHead(penalty=7.0, block_scale=0.5).fit(features, y, TASKS[kind])
-    assert (head.penalty_, head.block_scale_) == (7.0, 0.5)
+    assert head.penalty_ == 7.0
+    assert head.block_scales_.tolist() == [0.5]
 
 
 @pytest.mark.parametrize("kind", TASKS)
@@ -157,3 +158,24 @@ def test_of_very_many_rows_one_fifth_chooses(monkeypatch):
     monkeypatch.setattr(module, "inner_folds", spy)
     LinearHead().fit(*_data("binary"), Task(2))
     assert len(calls[0]) == 1
+
+
+@pytest.mark.parametrize("kind", TASKS)
+def test_of_two_blocks_the_useless_one_weighs_less(kind):
+    rng = np.random.default_rng(0)
+    useful, useless = (rng.normal(size=(150, 30)).astype(np.float32) for _ in range(2))
+    value = useful[:, :4].sum(axis=1)
+    y = value if kind == "regression" else np.digitize(value, [0] if kind == "binary" else [-1, 1])
+    none = np.empty((150, 0), np.float32)
+    features = Features(none, np.empty((150, 0), np.int32), (), (useless, useful))
+    head = LinearHead().fit(features, y, TASKS[kind])
+    assert head.block_scales_[0] < head.block_scales_[1]
+
+
+def test_columns_of_blocks_are_where_they_are_in_the_matrix():
+    parts = [np.full((2, width), width, np.float32) for width in (3, 1, 4)]
+    features = Features(parts[0], np.empty((2, 0), np.int32), (), tuple(parts[1:]))
+    for part, columns in zip(parts[1:], features.block_columns, strict=True):
+        np.testing.assert_array_equal(features.matrix()[:, columns], part)
+    assert features.is_block.tolist() == [False] * 3 + [True] * 5
+    assert Features(parts[0], features.codes, (), ()).block_columns == []

@@ -111,10 +111,11 @@ class FeatureEncoder:
                 beside.append(scores)
         blocks: dict[str, BlockEncoder] = {}
         found: list[np.ndarray] = []
+        n_each = max(1, recipe.n_components // max(1, len(matrices)))
         for name, matrix in matrices.items():
             blocks[name], block_features = BlockEncoder.fit_transform(
                 matrix,
-                recipe,
+                recipe.changed(n_components=n_each),
                 rows.y,
                 n_classes=rows.n_classes,
                 folds=folds,

@@ -480,7 +480,7 @@ class TwoStageClassifier(ClassifierMixin, _TwoStage):
         What the head sees of embeddings, texts and vectors: "raw", "pca", "probe" or several
         joined by "+"; what suits the head if None.
     n_components : int, optional
-        Principal components, where they are used.
+        Principal components, where they are used; several image columns share them.
     image_pooling : {"mean", "max", "first"}, default="mean"
         What becomes of several images in a row.
     tune : int, default=0

@@ -1,6 +1,7 @@
 """What a head learns from: the features of rows, in parts that are not copied together unasked."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -42,6 +43,13 @@ class Features:
         """Which columns of `matrix` come from blocks; bool of shape (n_features,)."""
         width = sum(block.shape[1] for block in self.blocks)
         return np.asarray(np.arange(self.n_features) >= self.n_features - width)
+
+    @property
+    def block_columns(self) -> list[np.ndarray]:
+        """Which columns of `matrix` are of each block; bool arrays of shape (n_features,)."""
+        ends = self.n_features - np.cumsum([0, *(b.shape[1] for b in self.blocks[::-1])])[::-1]
+        columns = np.arange(self.n_features)
+        return [np.asarray((start <= columns) & (columns < stop)) for start, stop in pairwise(ends)]
 
     def take(self, rows: np.ndarray) -> "Features":
         """Return the features of some rows, by number."""

@@ -30,7 +30,7 @@ class Recipe:
         What a head sees of a block: "raw", "pca", "probe" or several joined by "+"; "auto" is
         what was measured to serve the head best.
     n_components : int
-        Most principal components of a block, where they are used.
+        Most principal components, where they are used: of all blocks together, which share them.
     few : int
         Columns of up to so many categories count as of few.
     has_splines : bool

@@ -95,7 +95,10 @@ recipe_options = together(
         "what suits the head.",
     ),
     click.option(
-        "--components", type=click.IntRange(1), metavar="N", help="Principal components, of pca."
+        "--components",
+        type=click.IntRange(1),
+        metavar="N",
+        help="Principal components, of pca, of all image columns together.",
     ),
     click.option(
         "--image-pooling",

@@ -15,6 +15,7 @@ from twostage.ridge import Folds, linear, squared_errors, sums_by_fold
 from twostage.splits import inner_folds
 
 _BLOCK_SCALES = (1.0, 0.3, 0.1, 0.03, 0.01)
+_BLOCK_SHARES = (0.0, 0.3, 3.0)
 _RIDGE_PENALTIES = np.logspace(-2, 5, 15)
 _INVERSE_PENALTIES = np.logspace(-3, 3, 7)
 _MANY_ROWS = 20_000
@@ -31,8 +32,8 @@ _FILE = "head.npz"
 class LinearHead(Head):
     """Logistic regression for classes, ridge regression for values.
 
-    Two numbers are chosen by grouped cross-validation in the training rows: the penalty, and a
-    scale for the blocks, since one penalty for five columns of a table and a hundred components
+    Penalty and scales of the blocks are chosen by grouped cross-validation in the training rows,
+    since one penalty for five columns of a table and a hundred components
     of an image would let either drown the other. Ridge regressions choose the scale (for classes,
     on indicators), all folds and penalties from one pass over the rows.
 
@@ -45,8 +46,10 @@ class LinearHead(Head):
 
     Attributes
     ----------
-    penalty_, block_scale_ : float
-        Those used.
+    penalty_ : float
+        The one used.
+    block_scales_ : float array of shape (n_blocks,)
+        What each block is multiplied by; 0 where it does not help.
     coefficients_ : float array of shape (n_features + 1, n_outputs)
         The intercepts last; one output for values or two classes, else one per class.
     present_ : int array
@@ -92,14 +95,13 @@ class LinearHead(Head):
             random_state=task.random_state,
         )
         outputs = self._outputs(y)
-        is_block = features.is_block
-        self.block_scale_, self.penalty_, coefficients = self._ridge(
-            X, outputs, weight, folds, is_block
-        )
+        blocks = features.block_columns
+        by_feature, self.penalty_, coefficients = self._ridge(X, outputs, weight, folds, blocks)
         if task.is_classification:
-            self.block_scale_, self.penalty_, coefficients = self._logistic(
-                X, y, weight, folds, is_block
+            by_feature, self.penalty_, coefficients = self._logistic(
+                X, y, weight, folds, features.is_block, by_feature
             )
+        self.block_scales_ = np.array([by_feature[columns].max(initial=0) for columns in blocks])
         self.coefficients_ = coefficients
         return self
 
@@ -125,7 +127,8 @@ class LinearHead(Head):
             allow_pickle=False,
             coefficients=self.coefficients_,
             present=self.present_,
-            chosen=np.array([self.penalty_, self.block_scale_]),
+            penalty=self.penalty_,
+            block_scales=self.block_scales_,
         )
 
     def load(self, folder: Path, task: Task, trusted: Sequence[str] = ()) -> Self:
@@ -133,7 +136,7 @@ class LinearHead(Head):
         self.task_ = task
         with np.load(folder / _FILE, allow_pickle=False) as file:
             self.coefficients_, self.present_ = file["coefficients"], file["present"]
-            self.penalty_, self.block_scale_ = (float(number) for number in file["chosen"])
+            self.penalty_, self.block_scales_ = float(file["penalty"]), file["block_scales"]
         return self
 
     def _outputs(self, y: np.ndarray) -> np.ndarray:
@@ -149,30 +152,44 @@ class LinearHead(Head):
         outputs: np.ndarray,
         weight: np.ndarray,
         folds: Folds,
-        is_block: np.ndarray,
-    ) -> tuple[float, float, np.ndarray]:
-        """Choose scale and penalty together; return them and the coefficients for ``X`` itself."""
+        blocks: Sequence[np.ndarray],
+    ) -> tuple[np.ndarray, float, np.ndarray]:
+        """Choose scales and penalty; return them and the coefficients for ``X`` itself.
+
+        One scale for all blocks first; then each of several may get less, or nothing, or more.
+        """
+        is_block = np.any(blocks, axis=0) if blocks else np.zeros(X.shape[1], bool)
         is_fixed = self.penalty is not None and not self.task_.is_classification
         penalties = np.array([self.penalty]) if is_fixed else _RIDGE_PENALTIES
         scales = [self.block_scale] if self.block_scale is not None else list(_BLOCK_SCALES)
         if not is_block.any():
             scales = scales[:1]
         everything, of_trains = sums_by_fold(X, outputs, weight, folds)
-        best = (np.inf, scales[0], _DEFAULT_PENALTY if not is_fixed else float(penalties[0]))
-        for scale in scales if folds else []:
-            by_feature = np.where(is_block, scale, 1.0)
+        fallback = _DEFAULT_PENALTY if not is_fixed else float(penalties[0])
+        best = (np.inf, fallback, np.where(is_block, scales[0], 1.0))
+
+        def compare(by_feature: np.ndarray) -> None:
+            """Keep a scale of each feature if it predicts rows held out better."""
+            nonlocal best
             errors = np.zeros(len(penalties))
             for sums, (_, test) in zip(of_trains, folds, strict=True):
                 path = sums.scaled(by_feature).ridge(penalties)
                 path[:, :-1] *= by_feature[:, None]
                 errors += squared_errors(X, outputs, weight, path, test)
             number = int(errors.argmin())
-            best = min(best, (float(errors[number]), scale, float(penalties[number])))
-        _, scale, penalty = best
-        by_feature = np.where(is_block, scale, 1.0)
+            if errors[number] < best[0]:
+                best = (float(errors[number]), float(penalties[number]), by_feature)
+
+        if folds:
+            for scale in scales:
+                compare(np.where(is_block, scale, 1.0))
+            for columns in blocks if len(blocks) > 1 and self.block_scale is None else ():
+                for share in _BLOCK_SHARES:
+                    compare(np.where(columns, share * best[2], best[2]))
+        _, penalty, by_feature = best
         coefficients = everything.scaled(by_feature).ridge(np.array([penalty]))[0]
         coefficients[:-1] *= by_feature[:, None]
-        return scale, penalty, coefficients
+        return by_feature, penalty, coefficients
 
     def _logistic(
         self,
@@ -181,27 +198,31 @@ class LinearHead(Head):
         weight: np.ndarray,
         folds: Folds,
         is_block: np.ndarray,
-    ) -> tuple[float, float, np.ndarray]:
+        by_feature: np.ndarray,
+    ) -> tuple[np.ndarray, float, np.ndarray]:
         """Choose scale and penalty by log loss; return them and the coefficients for ``X``.
 
-        Of many rows the scale stays the one that ridge regressions chose.
+        Of many rows the scales stay those that ridge regressions chose.
         """
         if len(self.present_) == 1:
-            return self.block_scale_, 1.0, np.zeros((X.shape[1] + 1, 1))
-        scales = [self.block_scale_]
+            return by_feature, 1.0, np.zeros((X.shape[1] + 1, 1))
+        scales = [1.0]
         if self.block_scale is None and is_block.any() and len(X) < _MANY_ROWS_TO_CHOOSE_SCALE:
-            scales = list(_BLOCK_SCALES)
-        choices = []
-        for scale in scales if folds and self.penalty is None else ():
-            scaled = X * np.where(is_block, scale, 1.0)
-            choices.append((*_best_inverse_penalty(scaled, y, weight, folds), scale))
-        fallback = 1 / self.penalty if self.penalty else _DEFAULT_INVERSE_PENALTY
-        _, c, scale = min(choices, default=(0.0, fallback, self.block_scale_))
-        by_feature = np.where(is_block, scale, 1.0)
+            largest = by_feature[is_block].max() or 1.0
+            scales = [scale / largest for scale in _BLOCK_SCALES]
+        candidates = [by_feature * np.where(is_block, scale, 1.0) for scale in scales]
+        chosen = (0.0, 1 / self.penalty if self.penalty else _DEFAULT_INVERSE_PENALTY, 0)
+        if folds and self.penalty is None:
+            chosen = min(
+                (*_best_inverse_penalty(X * candidate, y, weight, folds), number)
+                for number, candidate in enumerate(candidates)
+            )
+        _, c, number = chosen
+        by_feature = candidates[number]
         model = LogisticRegression(C=c, max_iter=_MAX_ITERATIONS)
         model.fit(X * by_feature, y, sample_weight=weight)
         coefficients = np.vstack([model.coef_.T * by_feature[:, None], model.intercept_])
-        return scale, 1 / c, coefficients
+        return by_feature, 1 / c, coefficients
 
 
 def _best_inverse_penalty(
