@@ -172,16 +172,16 @@ class BlockEncoder:
         if not self._needs_scale():
             return [matrix]
         found = [self._raw(matrix)] if self._has("raw") else []
-        if self._has("pca") or self._has("probe"):
+        is_missing = np.isnan(matrix[:, 0])
+        scores = np.empty((len(matrix), 0))
+        if self._has("pca") or (self._has("probe") and cross_fitted is None):
             scores = self._components_of(matrix)
-            is_missing = np.isnan(matrix[:, 0])
-            if self._has("pca"):
-                found.append(self._with_missing(scores[:, : self.n_components], is_missing))
-            if self._has("probe"):
-                probed = cross_fitted
-                if probed is None:
-                    probed = linear(scores, self.arrays["probe"])
-                found.append(self._with_missing(probed, is_missing))
+        if self._has("pca"):
+            found.append(self._with_missing(scores[:, : self.n_components], is_missing))
+        if self._has("probe"):
+            if cross_fitted is None:
+                cross_fitted = linear(scores, self.arrays["probe"])
+            found.append(self._with_missing(cross_fitted, is_missing))
         return found
 
     def _raw(self, matrix: np.ndarray) -> np.ndarray:

@@ -25,6 +25,7 @@ _N_TREES_WITHOUT_STOPPING = 100
 _FEW_ROWS = 1000
 _N_SAMPLED_FEATURES = 256
 _MANY_CLASSES = 20
+_N_ROWS_TO_BIN_BY = 20_000
 _MIN_CELLS_FOR_THREADS = 10_000_000
 _CHUNK = 16_384
 _TREES, _RECORD = "head.txt", "head.json"
@@ -166,6 +167,8 @@ class LightGBMHead(Head):
             "objective": objective,
             "num_class": n_classes if objective == "multiclass" else 1,
             "max_bin": 63 if is_wide else 255,
+            # LightGBM keeps what it finds bins by in float64: of all rows, thrice the matrix.
+            "bin_construct_sample_cnt": _N_ROWS_TO_BIN_BY if is_wide else 200_000,
             "seed": self.task_.random_state,
             "deterministic": True,
             "force_col_wise": True,
