@@ -8,7 +8,14 @@ from typing import Any, Self
 
 import numpy as np
 import pandas as pd
-from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin, TransformerMixin
+from scipy.sparse import issparse
+from sklearn.base import (
+    BaseEstimator,
+    ClassifierMixin,
+    RegressorMixin,
+    TransformerMixin,
+    clone,
+)
 from sklearn.utils import Tags, assert_all_finite, check_consistent_length, check_random_state
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import (
@@ -26,7 +33,7 @@ from twostage.errors import DataError, ImagesError
 from twostage.extraction import ExtractionOptions
 from twostage.fitted import FitSettings, FittedModel
 from twostage.fitting import fit_model, training_rows
-from twostage.heads import make_head
+from twostage.heads import Blend, make_head
 from twostage.joins import ImageBlock, embedding_names
 from twostage.model import read_model, write_model
 from twostage.sources import blocks_from_files
@@ -176,6 +183,11 @@ class ImageEmbedder(_BackboneParameters, TransformerMixin, BaseEstimator):
         y : ignored
         """
         frame = _image_frame(X)
+        if 0 in frame.shape:
+            raise DataError(
+                f"Found array with {len(frame)} sample(s) and {frame.shape[1]} feature(s) "
+                f"(shape={frame.shape}) while a minimum of 1 is required."
+            )
         _check_feature_names(self, X, reset=True)
         _check_n_features(self, frame, reset=True)
         options = ExtractionOptions(self.batch_size, self.workers, self.device, self.on_error)
@@ -216,7 +228,8 @@ class ImageEmbedder(_BackboneParameters, TransformerMixin, BaseEstimator):
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.input_tags.string = True
-        tags.input_tags.one_d_array = True
+        tags.input_tags.allow_nan = True
+        tags.transformer_tags.preserves_dtype = []  # embeddings are float32 whatever names them
         return tags
 
 
@@ -604,7 +617,7 @@ def load_model(
     recipe = dict(settings.recipe)
     estimator = kind(
         settings.image_columns,
-        settings.head,
+        _asked_head(model),
         features=settings.features,
         **{name: getattr(settings.roles, name) for name in _ROLES},
         scaling=recipe.get("scaling"),
@@ -633,13 +646,26 @@ def load_model(
     return estimator
 
 
+def _asked_head(model: FittedModel) -> Any:
+    """Return the head that a loaded model would be fitted again with."""
+    heads = [clone(member.head) for member in model.members]
+    if all(head.get_params() == type(head)().get_params() for head in heads):
+        return model.settings.head
+    own = [getattr(head, "estimator", head) for head in heads]
+    return own[0] if len(own) == 1 else Blend(own)
+
+
 def _image_frame(X: Any) -> pd.DataFrame:
     """Return paths, in whatever they come, as a DataFrame of named columns."""
     if _is_table(X):
         return _pandas(X)
     if isinstance(X, pd.Series):
         return X.to_frame("image" if X.name is None else str(X.name))
+    if issparse(X):
+        raise DataError("X is a sparse matrix, which is not supported: give image paths.")
     values = np.asarray(X, dtype=object)
+    if values.ndim == 0 or any(isinstance(value, complex) for value in values.ravel()):
+        raise DataError("Complex data not supported: X holds no image paths.")
     values = values.reshape(len(values), -1)
     return pd.DataFrame(values, columns=_default_names("image", values.shape[1]))
 

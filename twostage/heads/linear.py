@@ -21,6 +21,7 @@ _INVERSE_PENALTIES = np.logspace(-3, 3, 7)
 _MANY_ROWS = 20_000
 _MANY_ROWS_TO_CHOOSE_SCALE = 5_000
 _MANY_CLASSES = 20
+_MANY_FEATURES = 500
 _DEFAULT_INVERSE_PENALTY = 1.0
 _DEFAULT_PENALTY = 10.0
 _MAX_ITERATIONS = 1000
@@ -162,6 +163,8 @@ class LinearHead(Head):
         is_fixed = self.penalty is not None and not self.task_.is_classification
         penalties = np.array([self.penalty]) if is_fixed else _RIDGE_PENALTIES
         scales = [self.block_scale] if self.block_scale is not None else list(_BLOCK_SCALES)
+        if X.shape[1] > _MANY_FEATURES and self.block_scale is None:
+            scales = scales[::2]
         if not is_block.any():
             scales = scales[:1]
         everything, of_trains = sums_by_fold(X, outputs, weight, folds)
@@ -209,7 +212,8 @@ class LinearHead(Head):
         scales = [1.0]
         if self.block_scale is None and is_block.any() and len(X) < _MANY_ROWS_TO_CHOOSE_SCALE:
             largest = by_feature[is_block].max() or 1.0
-            scales = [scale / largest for scale in _BLOCK_SCALES]
+            step = 2 if X.shape[1] > _MANY_FEATURES else 1
+            scales = [scale / largest for scale in _BLOCK_SCALES[::step]]
         candidates = [by_feature * np.where(is_block, scale, 1.0) for scale in scales]
         chosen = (0.0, 1 / self.penalty if self.penalty else _DEFAULT_INVERSE_PENALTY, 0)
         if folds and self.penalty is None:
