@@ -24,7 +24,7 @@ FLOORS = [
     ["cache", "encoding"],
     ["members", "sources"],
     ["blending", "tuning", "fitted"],
-    ["fitting", "model"],
+    ["fitting", "model", "embedder"],
     ["estimator"],
     ["cli"],
 ]

@@ -8,17 +8,13 @@ from importlib.metadata import version as _version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from twostage.estimator import (
-        ImageEmbedder,
-        TwoStageClassifier,
-        TwoStageRegressor,
-        load_model,
-    )
+    from twostage.embedder import ImageEmbedder
+    from twostage.estimator import TwoStageClassifier, TwoStageRegressor, load_model
     from twostage.extraction import extract
     from twostage.store.store import EmbeddingStore
 
 _HOME_OF = {
-    "ImageEmbedder": "twostage.estimator",
+    "ImageEmbedder": "twostage.embedder",
     "TwoStageClassifier": "twostage.estimator",
     "TwoStageRegressor": "twostage.estimator",
     "EmbeddingStore": "twostage.store.store",

@@ -1,6 +1,5 @@
 """scikit-learn estimators over the same code as the command line."""
 
-import os
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -8,12 +7,10 @@ from typing import Any, Self
 
 import numpy as np
 import pandas as pd
-from scipy.sparse import issparse
 from sklearn.base import (
     BaseEstimator,
     ClassifierMixin,
     RegressorMixin,
-    TransformerMixin,
     clone,
 )
 from sklearn.utils import Tags, assert_all_finite, check_consistent_length, check_random_state
@@ -27,213 +24,28 @@ from sklearn.utils.validation import (
     validate_data,
 )
 
-from twostage.backbones.spec import BackboneSettings, BackboneSpec
-from twostage.cache import embed_through_cache
-from twostage.errors import DataError, ImagesError
-from twostage.extraction import ExtractionOptions
+from twostage.backbones.spec import BackboneSpec
+from twostage.embedder import (
+    BackboneParameters,
+    PathLike,
+    default_names,
+    is_table,
+    to_pandas,
+    warn_of_errors,
+)
+from twostage.errors import DataError
 from twostage.fitted import FitSettings, FittedModel
 from twostage.fitting import fit_model, training_rows
 from twostage.heads import Blend, make_head
-from twostage.joins import ImageBlock, embedding_names
+from twostage.joins import ImageBlock
 from twostage.model import read_model, write_model
-from twostage.sources import blocks_from_files
 from twostage.table.roles import LIKE_AN_ID, RoleOverrides
 from twostage.targets import Target, prepare_target
 
-PathLike = str | os.PathLike[str]
 _ROLES = ("numeric", "categorical", "date", "text", "vector", "ignore")
 
 
-class _BackboneParameters:
-    """The parameters that say which backbone embeds images, and how it is run."""
-
-    backbone: str
-    weights: str
-    layer: str | None
-    pooling: str | None
-    image_size: int | None
-    resize: str | None
-    image_root: PathLike | None
-    batch_size: int
-    workers: int | None
-    device: str
-    cache_dir: PathLike | None
-    random_state: int | np.random.RandomState | None
-
-    def _backbone_settings(self) -> BackboneSettings:
-        return BackboneSettings(
-            backbone=self.backbone,
-            weights=self.weights,
-            layer=self.layer,
-            pooling=self.pooling,
-            image_size=self.image_size,
-            resize=self.resize,
-            random_state=self.random_state if isinstance(self.random_state, int) else None,
-        )
-
-    def _blocks(
-        self,
-        frame: pd.DataFrame,
-        columns: Sequence[str],
-        wanted: BackboneSettings | BackboneSpec,
-        pooling: str = "mean",
-    ) -> tuple[dict[str, ImageBlock], dict[str, Any] | None]:
-        """Return the embeddings of image columns, and the spec of what made them."""
-        if not columns:
-            return {}, None
-        options = ExtractionOptions(self.batch_size, self.workers, self.device)
-        root = self.image_root or os.curdir
-        blocks, store = blocks_from_files(
-            frame, columns, root, wanted, options, self.cache_dir, pooling
-        )
-        return blocks, store.spec
-
-
-class ImageEmbedder(_BackboneParameters, TransformerMixin, BaseEstimator):
-    """Turn columns of image paths into embeddings.
-
-    Embeddings come from the cache on disk, so that a cross-validation embeds no image twice.
-
-    Parameters
-    ----------
-    backbone : str, default="mobilenet_v2"
-        Name in the catalogue (``twostage backbones`` lists it).
-    weights : str, default="imagenet"
-        "imagenet", "random", or the path of a weights file.
-    layer : str, optional
-        Name of a layer, if not the penultimate one.
-    pooling : {"avg", "max"}, optional
-        How a feature map becomes a vector.
-    image_size : int, optional
-        Input size in pixels, if not the architecture's own.
-    resize : {"crop", "squash", "pad"}, optional
-        How an image becomes a square; "crop" if None.
-    image_root : path-like, optional
-        What relative paths start from; the current folder if None.
-    on_error : {"null", "fail"}, default="null"
-        Whether an unreadable image becomes a row of NaN or an error.
-    batch_size : int, default=32
-        Images that go through the backbone at once.
-    workers : int, optional
-        Threads that decode; as many as there are cores if None.
-    device : {"auto", "cpu", "gpu"}, default="auto"
-        Where the backbone runs.
-    cache_dir : path-like, optional
-        Where the cache is; ``TWOSTAGE_CACHE`` or the user's cache folder if None.
-    random_state : int, default=0
-        Seed of "random" weights.
-
-    Attributes
-    ----------
-    n_features_in_ : int
-        Number of image columns.
-    feature_names_in_ : array of str
-        Their names, if ``X`` was a DataFrame.
-    image_columns_ : list of str
-        Names of the image columns, "image" where ``X`` gave none.
-    spec_ : twostage.backbones.spec.BackboneSpec
-        The backbone; ``spec_.dim`` is the length of an embedding.
-
-    Examples
-    --------
-    >>> from twostage import ImageEmbedder
-    >>> embedder = ImageEmbedder("mobilenet_v2", image_root="photos")
-    >>> embedder.fit_transform(["a.jpg", "b.jpg"]).shape  # doctest: +SKIP
-    (2, 1280)
-    """
-
-    def __init__(
-        self,
-        backbone: str = "mobilenet_v2",
-        *,
-        weights: str = "imagenet",
-        layer: str | None = None,
-        pooling: str | None = None,
-        image_size: int | None = None,
-        resize: str | None = None,
-        image_root: PathLike | None = None,
-        on_error: str = "null",
-        batch_size: int = 32,
-        workers: int | None = None,
-        device: str = "auto",
-        cache_dir: PathLike | None = None,
-        random_state: int = 0,
-    ):
-        self.backbone = backbone
-        self.weights = weights
-        self.layer = layer
-        self.pooling = pooling
-        self.image_size = image_size
-        self.resize = resize
-        self.image_root = image_root
-        self.on_error = on_error
-        self.batch_size = batch_size
-        self.workers = workers
-        self.device = device
-        self.cache_dir = cache_dir
-        self.random_state = random_state
-
-    def fit(self, X: Any, y: Any = None) -> Self:
-        """Build the backbone; nothing is learned from ``X``.
-
-        Parameters
-        ----------
-        X : Series, list, or DataFrame or array of shape (n_rows, n_image_columns)
-            Paths; several in one cell are separated by ``;``.
-        y : ignored
-        """
-        frame = _image_frame(X)
-        if 0 in frame.shape:
-            raise DataError(
-                f"Found array with {len(frame)} sample(s) and {frame.shape[1]} feature(s) "
-                f"(shape={frame.shape}) while a minimum of 1 is required."
-            )
-        _check_feature_names(self, X, reset=True)
-        _check_n_features(self, frame, reset=True)
-        options = ExtractionOptions(self.batch_size, self.workers, self.device, self.on_error)
-        store = embed_through_cache([], self._backbone_settings(), options, self.cache_dir)
-        self.spec_ = BackboneSpec.from_dict(store.spec, store.path)
-        self.image_columns_ = list(frame.columns)
-        return self
-
-    def transform(self, X: Any) -> np.ndarray:
-        """Return the embeddings.
-
-        Parameters
-        ----------
-        X : as for `fit`
-            Paths.
-
-        Returns
-        -------
-        float32 array of shape (n_rows, n_image_columns * dim)
-            NaN in rows without a readable image.
-        """
-        check_is_fitted(self, "spec_")
-        frame = _image_frame(X)
-        _check_feature_names(self, X, reset=False)
-        _check_n_features(self, frame, reset=False)
-        blocks, _ = self._blocks(frame, list(frame.columns), self.spec_)
-        if self.on_error == "fail":
-            _raise_first_error(blocks)
-        _warn_of_errors(blocks)
-        return np.hstack([block.matrix for block in blocks.values()])
-
-    def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
-        """Return ``<image column>_emb_0000`` and so on."""
-        check_is_fitted(self, "spec_")
-        names = [embedding_names(column, self.spec_.dim) for column in self.image_columns_]
-        return np.array([name for of_column in names for name in of_column], dtype=object)
-
-    def __sklearn_tags__(self) -> Tags:
-        tags = super().__sklearn_tags__()
-        tags.input_tags.string = True
-        tags.input_tags.allow_nan = True
-        tags.transformer_tags.preserves_dtype = []  # embeddings are float32 whatever names them
-        return tags
-
-
-class _TwoStage(_BackboneParameters, BaseEstimator):
+class _TwoStage(BackboneParameters, BaseEstimator):
     """What the classifier and the regressor share."""
 
     model_: FittedModel
@@ -336,10 +148,10 @@ class _TwoStage(_BackboneParameters, BaseEstimator):
         frame = self._to_frame(X, is_fit=True)
         values = self._to_series(y, frame)
         target = self._prepare_target(values)
-        settings = self._settings(frame, values, is_table=_is_table(X))
+        settings = self._settings(frame, values, is_table=is_table(X))
         used = () if settings.features == "table" else settings.image_columns
         blocks, spec = self._blocks(frame, used, self._backbone_settings(), self.image_pooling)
-        _warn_of_errors(blocks)
+        warn_of_errors(blocks)
         if groups is not None:
             check_consistent_length(frame, groups)
         if sample_weight is not None:
@@ -433,13 +245,13 @@ class _TwoStage(_BackboneParameters, BaseEstimator):
         spec = BackboneSpec.from_dict(self.model_.backbone, "the model")
         pooling = self.model_.settings.image_pooling
         blocks, _ = self._blocks(frame, list(self.model_.dims), spec, pooling)
-        _warn_of_errors(blocks)
+        warn_of_errors(blocks)
         return frame, blocks
 
     def _to_frame(self, X: Any, is_fit: bool) -> pd.DataFrame:
         """Check X and return it as a DataFrame whose columns are named by strings."""
-        if _is_table(X):
-            frame = _pandas(X)
+        if is_table(X):
+            frame = to_pandas(X)
             if is_fit or hasattr(self, "n_features_in_"):
                 _check_feature_names(self, X, reset=is_fit)
                 _check_n_features(self, X, reset=is_fit)
@@ -448,7 +260,7 @@ class _TwoStage(_BackboneParameters, BaseEstimator):
         values = validate_data(
             self, X, reset=is_fit, ensure_all_finite="allow-nan", ensure_min_samples=least
         )
-        return pd.DataFrame(values, columns=_default_names("x", values.shape[1]))
+        return pd.DataFrame(values, columns=default_names("x", values.shape[1]))
 
     def _to_series(self, y: Any, frame: pd.DataFrame) -> pd.Series:
         """Check y and return it as a named Series."""
@@ -655,41 +467,8 @@ def _asked_head(model: FittedModel) -> Any:
     return own[0] if len(own) == 1 else Blend(own)
 
 
-def _image_frame(X: Any) -> pd.DataFrame:
-    """Return paths, in whatever they come, as a DataFrame of named columns."""
-    if _is_table(X):
-        return _pandas(X)
-    if isinstance(X, pd.Series):
-        return X.to_frame("image" if X.name is None else str(X.name))
-    if issparse(X):
-        raise DataError("X is a sparse matrix, which is not supported: give image paths.")
-    values = np.asarray(X, dtype=object)
-    if values.ndim == 0 or any(isinstance(value, complex) for value in values.ravel()):
-        raise DataError("Complex data not supported: X holds no image paths.")
-    values = values.reshape(len(values), -1)
-    return pd.DataFrame(values, columns=_default_names("image", values.shape[1]))
-
-
-def _is_table(X: Any) -> bool:
-    """Whether X is a DataFrame, of pandas or of another library that turns into pandas."""
-    return isinstance(X, pd.DataFrame) or (hasattr(X, "to_pandas") and hasattr(X, "columns"))
-
-
-def _pandas(X: Any) -> pd.DataFrame:
-    frame = X if isinstance(X, pd.DataFrame) else X.to_pandas()
-    frame = frame.rename(columns=str)
-    if not frame.columns.is_unique:
-        repeated = frame.columns[frame.columns.duplicated()][0]
-        raise DataError(f"X has two columns '{repeated}'. Rename one.")
-    return frame
-
-
 def _names(columns: Any) -> tuple[str, ...]:
     return (columns,) if isinstance(columns, str) else tuple(str(name) for name in columns)
-
-
-def _default_names(stem: str, n: int) -> list[str]:
-    return [stem] if n == 1 and stem == "image" else [f"{stem}{i}" for i in range(n)]
 
 
 def _free_name(name: str, frame: pd.DataFrame) -> str:
@@ -697,26 +476,6 @@ def _free_name(name: str, frame: pd.DataFrame) -> str:
     while name in frame.columns:
         name += "_"
     return name
-
-
-def _raise_first_error(blocks: Mapping[str, ImageBlock]) -> None:
-    for block in blocks.values():
-        bad = [(row, error) for row, error in enumerate(block.errors) if error is not None]
-        if bad:
-            row, error = bad[0]
-            raise ImagesError(
-                f"{len(bad)} of {len(block.errors)} rows have an unreadable image; first: row "
-                f"{row + 1}, {error}. Fix the paths, or use on_error='null'."
-            )
-
-
-def _warn_of_errors(blocks: Mapping[str, ImageBlock]) -> None:
-    bad = [error for block in blocks.values() for error in block.errors if error is not None]
-    if bad:
-        warnings.warn(
-            f"{len(bad)} rows have an unusable image, whose embedding is missing; first: {bad[0]}",
-            stacklevel=3,
-        )
 
 
 def _warn_of_ids(model: FittedModel) -> None:
