@@ -27,7 +27,7 @@ _N_SAMPLED_FEATURES = 256
 _MANY_CLASSES = 20
 _N_ROWS_TO_BIN_BY = 20_000
 _MIN_CELLS_FOR_THREADS = 10_000_000
-_CHUNK = 16_384
+_CHUNK = 2048
 _TREES, _RECORD = "head.txt", "head.json"
 
 
@@ -135,12 +135,15 @@ class LightGBMHead(Head):
 
     def _predict(self, features: Features) -> np.ndarray:
         threads = _n_threads(len(features) * features.n_features, self.task_)
-        pieces = [slice(start, start + _CHUNK) for start in range(0, len(features), _CHUNK)]
         parts = [features.table] * self.n_copies_ + [features.codes, *features.blocks]
+        width = sum(part.shape[1] for part in parts)
+        # One buffer that stays in the processor's cache: a matrix of all rows would be a copy.
+        buffer = np.empty((min(_CHUNK, len(features)), width), np.float32)
         outputs = []
-        for rows in pieces:
-            matrix = np.hstack([np.asarray(part[rows], np.float32) for part in parts])
-            outputs.append(self.booster_.predict(matrix, num_threads=threads))
+        for start in range(0, len(features), _CHUNK):
+            rows = buffer[: min(_CHUNK, len(features) - start)]
+            np.concatenate([part[start : start + len(rows)] for part in parts], axis=1, out=rows)
+            outputs.append(self.booster_.predict(rows, num_threads=threads))
         return np.concatenate(outputs) if outputs else np.empty(0)
 
     def _parameters(
