@@ -182,6 +182,18 @@ def test_categories_given_by_number_are_split_as_sets_and_unseen_ones_go_somewhe
     assert np.isfinite(head.predict_proba(unseen)).all()
 
 
+@pytest.mark.parametrize("kind", TASKS)
+def test_trees_shown_only_what_they_split_on_predict_as_from_the_whole_matrix(kind):
+    features, y = _data(kind, 200, n_features=3, width=300)
+    features.table[::5, 0] = np.nan
+    head = _fit(kind, features, y, n_trees=10)
+    whole = np.hstack([*[features.table] * head.n_copies_, features.codes, *features.blocks])
+    assert 0 < np.count_nonzero(head.booster_.feature_importance()) < whole.shape[1]
+    bare = head.booster_.predict(whole)
+    ours = _output(head, features)
+    np.testing.assert_array_equal(ours[:, 1] if kind == "binary" else ours, bare)
+
+
 def test_parts_side_by_side_give_the_trees_of_one_matrix(monkeypatch):
     monkeypatch.setattr(module, "_N_SAMPLED_FEATURES", 10_000)  # the table enters once
     features, y = _data("regression", 300, n_features=3, width=40)

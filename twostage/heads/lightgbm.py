@@ -3,12 +3,14 @@
 import json
 import warnings
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import joblib
 import lightgbm
 import numpy as np
+from scipy.sparse import csr_matrix
 
 from twostage.errors import DataError
 from twostage.features import Features
@@ -134,15 +136,29 @@ class LightGBMHead(Head):
         return self
 
     def _predict(self, features: Features) -> np.ndarray:
-        threads = _n_threads(len(features) * features.n_features, self.task_)
+        """Show the trees just the features that they split on: of wide embeddings, a few."""
+        used = np.flatnonzero(self.booster_.feature_importance()).astype(np.int32)
         parts = [features.table] * self.n_copies_ + [features.codes, *features.blocks]
-        width = sum(part.shape[1] for part in parts)
+        ends = np.cumsum([0, *(part.shape[1] for part in parts)])
+        columns = [
+            used[(start <= used) & (used < stop)] - start for start, stop in pairwise(ends.tolist())
+        ]
+        n_each = max(len(used), self.booster_.num_trees())
+        threads = _n_threads(len(features) * n_each, self.task_)
+        n_most = min(_CHUNK, len(features))
         # One buffer that stays in the processor's cache: a matrix of all rows would be a copy.
-        buffer = np.empty((min(_CHUNK, len(features)), width), np.float32)
+        buffer = np.empty((n_most, len(used)), np.float32)
+        indices = np.tile(used, n_most)
+        starts = np.arange(n_most + 1, dtype=np.int32) * len(used)
         outputs = []
         for start in range(0, len(features), _CHUNK):
-            rows = buffer[: min(_CHUNK, len(features) - start)]
-            np.concatenate([part[start : start + len(rows)] for part in parts], axis=1, out=rows)
+            n = min(_CHUNK, len(features) - start)
+            picked = [
+                part[start : start + n, those] for part, those in zip(parts, columns, strict=True)
+            ]
+            np.concatenate(picked, axis=1, out=buffer[:n])
+            stored = (buffer[:n].ravel(), indices[: n * len(used)], starts[: n + 1])
+            rows = csr_matrix(stored, shape=(n, ends[-1]))
             outputs.append(self.booster_.predict(rows, num_threads=threads))
         return np.concatenate(outputs) if outputs else np.empty(0)
 
