@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy.special import softmax
 from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import log_loss, r2_score
@@ -46,9 +47,9 @@ def test_probabilities_are_those_of_scikit_learn_with_the_penalty_chosen(kind):
     head = LinearHead().fit(features, y, TASKS[kind])
     expected = LogisticRegression(C=1 / head.penalty_, max_iter=1000)
     expected.fit(features.table, y)
-    np.testing.assert_allclose(
-        head.predict_proba(features), expected.predict_proba(features.table), atol=1e-3
-    )
+    scores = head.sharpness_ * expected.decision_function(features.table)
+    proba = softmax(scores if scores.ndim == 2 else np.column_stack([0 * scores, scores]), axis=1)
+    np.testing.assert_allclose(head.predict_proba(features), proba, atol=1e-3)
 
 
 def test_values_are_those_of_ridge_with_the_penalty_and_the_scale_chosen():
@@ -100,6 +101,41 @@ def test_weights_count_in_the_choice_of_the_penalty():
     weight = np.where(rare == 1, 9.0, 1.0)
     head = LinearHead().fit(features, rare, Task(2), None, weight)
     assert 0.35 < head.predict_proba(features)[:, 1].mean() < 0.65
+
+
+def _many_classes(n_per_class, seed=0, n_classes=30):
+    """Make classes that lie well apart in 40 dimensions, of a few rows each."""
+    rng = np.random.default_rng(seed)
+    centres = np.random.default_rng(0).normal(size=(n_classes, 40))
+    y = np.repeat(np.arange(n_classes), n_per_class)
+    table = (centres[y] + 0.7 * rng.normal(size=(len(y), 40))).astype(np.float32)
+    return Features(table, np.empty((len(y), 0), np.int32), (), ()), y
+
+
+def test_of_many_classes_of_few_rows_probabilities_are_as_sharp_as_they_are_right(monkeypatch):
+    sharpened = LinearHead().fit(*_many_classes(8), Task(30))
+    monkeypatch.setattr(module, "_sharpness", lambda *_: 1.0)
+    blunt = LinearHead().fit(*_many_classes(8), Task(30))
+    assert sharpened.sharpness_ > 1.1
+    new, truth = _many_classes(20, seed=1)
+    losses = [log_loss(truth, head.predict_proba(new)) for head in (sharpened, blunt)]
+    assert losses[0] < 0.97 * losses[1]
+
+
+def test_a_few_rows_that_are_all_told_apart_do_not_ask_for_certainty():
+    y = np.arange(40) % 2
+    table = np.column_stack([y, y]).astype(np.float32)
+    features = Features(table, np.empty((40, 0), np.int32), (), ())
+    head = LinearHead().fit(features, y, Task(2))
+    assert 0.9 < head.predict_proba(features)[1, 1] < 0.999
+
+
+@pytest.mark.parametrize("n_classes", [3, 25])
+def test_a_class_that_lies_in_one_group_is_still_learned(n_classes):
+    features, y = _many_classes(8, n_classes=n_classes)
+    groups = np.where(y == 1, -1, np.arange(len(y)) // 2)
+    proba = LinearHead().fit(features, y, Task(n_classes), groups).predict_proba(features)
+    assert (proba.argmax(axis=1) == y).mean() > 0.9
 
 
 def test_groups_stay_together_when_the_penalty_is_chosen(monkeypatch):

@@ -1,11 +1,13 @@
 """Logistic or ridge regression that weighs wide blocks against the table by itself."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
-from scipy.special import expit, softmax
+from scipy.optimize import minimize_scalar
+from scipy.special import expit, log_softmax, softmax
 from sklearn.linear_model import LogisticRegression
 
 from twostage.features import Features
@@ -21,11 +23,14 @@ _INVERSE_PENALTIES = np.logspace(-3, 3, 7)
 _MANY_ROWS = 20_000
 _MANY_ROWS_TO_CHOOSE_SCALE = 5_000
 _MANY_CLASSES = 20
+_MANY_ROWS_OF_MANY_CLASSES = 5_000
 _MANY_FEATURES = 500
 _DEFAULT_INVERSE_PENALTY = 1.0
 _DEFAULT_PENALTY = 10.0
 _MAX_ITERATIONS = 1000
 _PATIENCE = 2
+_LARGEST_SHARPNESS = np.log(4.0)
+_SHARE = 0.5
 _LEAST_LIKELIHOOD = 1e-15
 _FILE = "head.npz"
 
@@ -55,6 +60,9 @@ class LinearHead(Head):
         The intercepts last; one output for values or two classes, else one per class.
     present_ : int array
         The classes that occurred.
+    sharpness_ : float
+        Of classes: what the scores were multiplied by, so that probabilities are true out of fold;
+        1 if a penalty is given.
     """
 
     recipe: ClassVar[Recipe] = Recipe(
@@ -85,22 +93,26 @@ class LinearHead(Head):
     ) -> Self:
         """Choose scale and penalty, and fit all rows; see `Head.fit`."""
         self.task_ = task
+        self.sharpness_ = 1.0
         self.present_ = np.unique(y) if task.is_classification else np.empty(0, np.int64)
         X = np.asarray(features.matrix(), np.float64)
         weight = np.ones(len(y)) if sample_weight is None else sample_weight
-        folds = inner_folds(
+        cut = partial(
+            inner_folds,
             y,
             is_classification=task.is_classification,
             groups=groups,
-            many_rows=0 if (task.n_classes or 0) > _MANY_CLASSES else _MANY_ROWS,
             random_state=task.random_state,
         )
+        folds = folds_to_sharpen = cut(many_rows=_MANY_ROWS)
+        if (task.n_classes or 0) > _MANY_CLASSES:
+            folds, folds_to_sharpen = cut(many_rows=0), cut(many_rows=_MANY_ROWS_OF_MANY_CLASSES)
         outputs = self._outputs(y)
         blocks = features.block_columns
         by_feature, self.penalty_, coefficients = self._ridge(X, outputs, weight, folds, blocks)
         if task.is_classification:
             by_feature, self.penalty_, coefficients = self._logistic(
-                X, y, weight, folds, features.is_block, by_feature
+                X, y, weight, folds, folds_to_sharpen, features.is_block, by_feature
             )
         self.block_scales_ = np.array([by_feature[columns].max(initial=0) for columns in blocks])
         self.coefficients_ = coefficients
@@ -128,6 +140,7 @@ class LinearHead(Head):
             allow_pickle=False,
             coefficients=self.coefficients_,
             present=self.present_,
+            sharpness=self.sharpness_,
             penalty=self.penalty_,
             block_scales=self.block_scales_,
         )
@@ -137,6 +150,7 @@ class LinearHead(Head):
         self.task_ = task
         with np.load(folder / _FILE, allow_pickle=False) as file:
             self.coefficients_, self.present_ = file["coefficients"], file["present"]
+            self.sharpness_ = float(file["sharpness"])
             self.penalty_, self.block_scales_ = float(file["penalty"]), file["block_scales"]
         return self
 
@@ -200,6 +214,7 @@ class LinearHead(Head):
         y: np.ndarray,
         weight: np.ndarray,
         folds: Folds,
+        folds_to_sharpen: Folds,
         is_block: np.ndarray,
         by_feature: np.ndarray,
     ) -> tuple[np.ndarray, float, np.ndarray]:
@@ -223,10 +238,13 @@ class LinearHead(Head):
             )
         _, c, number = chosen
         by_feature = candidates[number]
+        scaled = X * by_feature
         model = LogisticRegression(C=c, max_iter=_MAX_ITERATIONS)
-        model.fit(X * by_feature, y, sample_weight=weight)
+        model.fit(scaled, y, sample_weight=weight)
         coefficients = np.vstack([model.coef_.T * by_feature[:, None], model.intercept_])
-        return by_feature, 1 / c, coefficients
+        if self.penalty is None:
+            self.sharpness_ = _sharpness(scaled, y, weight, folds_to_sharpen, c)
+        return by_feature, 1 / c, coefficients * self.sharpness_
 
 
 def _best_inverse_penalty(
@@ -251,3 +269,43 @@ def _best_inverse_penalty(
             break
     best = int(np.argmin(losses))
     return losses[best], float(_INVERSE_PENALTIES[best])
+
+
+def _sharpness(X: np.ndarray, y: np.ndarray, weight: np.ndarray, folds: Folds, c: float) -> float:
+    """Return the factor of the scores that makes the rows held out likeliest.
+
+    The penalty that finds the best direction leaves probabilities too close to each other, most
+    of all where classes are many and their rows few: this is temperature scaling [1]_, out of
+    fold. A share of each label goes to the other classes, as Platt has it, so that a few rows
+    that are all told apart do not ask for certainty.
+
+    References
+    ----------
+    .. [1] Guo et al., On Calibration of Modern Neural Networks, ICML 2017.
+    """
+    if not folds:
+        return 1.0
+    scores, labels, weights = [], [], []
+    for train, test in folds:
+        model = LogisticRegression(C=c, max_iter=_MAX_ITERATIONS)
+        model.fit(X[train], y[train], sample_weight=weight[train])
+        found = model.decision_function(X[test])
+        scores.append(np.column_stack([0 * found, found]) if found.ndim == 1 else found)
+        labels.append(np.searchsorted(model.classes_, y[test]))
+        weights.append(weight[test])
+    held_out, truth, of_row = np.vstack(scores), np.concatenate(labels), np.concatenate(weights)
+    if not of_row.any():
+        return 1.0
+    n_classes = held_out.shape[1]
+    share = _SHARE / (of_row.sum() + 2)
+    expected = np.full(held_out.shape, share / n_classes)
+    expected[np.arange(len(truth)), truth] += 1 - share
+
+    def loss(log_sharpness: float) -> float:
+        likelihood = log_softmax(held_out * np.exp(log_sharpness), axis=1)
+        return -float(np.average((expected * likelihood).sum(axis=1), weights=of_row))
+
+    found = minimize_scalar(
+        loss, bounds=(-_LARGEST_SHARPNESS, _LARGEST_SHARPNESS), method="bounded"
+    )
+    return float(np.exp(found.x))
