@@ -437,6 +437,9 @@ def test_other_heads_and_blends_fit_predict_and_say_what_they_are(
     fitted = run(*fit_arguments(lesions, store, model, "--head", head))
     assert fitted.exit_code == 0, fitted.output
     assert ("Blend: " in fitted.stdout) == ("+" in head)
+    assert "Holding out 12 of 60 rows" in fitted.stderr
+    assert ("Weighing lightgbm by" in fitted.stderr) == ("+" in head)
+    assert re.search("Fitting (linear|lightgbm) to 60 rows", fitted.stderr)
     result = run(
         "predict",
         model,

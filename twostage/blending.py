@@ -1,14 +1,17 @@
 """The weights of a blend, from predictions of rows that their members did not see."""
 
+import logging
 from collections.abc import Sequence
 
 import numpy as np
 
+from twostage.heads import name_of
 from twostage.heads.blend import best_weights
 from twostage.members import MemberPlan
 from twostage.rows import TrainingRows
 from twostage.splits import inner_folds
 
+log = logging.getLogger("twostage")
 _MANY_ROWS = 10_000
 _MANY_CLASSES = 20
 
@@ -59,6 +62,7 @@ def out_of_fold(
     array of shape (n_test,) or (n_test, n_classes)
         In the order of the folds.
     """
+    log.info("Weighing %s by what it predicts out of fold ...", name_of(plan.head))
     found = []
     for train, test in folds:
         held_out = rows.take(test)

@@ -1,5 +1,6 @@
 """Stage two: features and a head. The one path under the command line and the estimators."""
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -11,7 +12,7 @@ from sklearn.utils.class_weight import compute_sample_weight
 from twostage.blending import blend_weights
 from twostage.errors import DataError, UsageError, listed
 from twostage.fitted import FitSettings, FittedModel, Holdout
-from twostage.heads import Task, heads_of
+from twostage.heads import Task, heads_of, name_of
 from twostage.images.references import EXTENSIONS
 from twostage.joins import ImageBlock
 from twostage.members import MemberPlan
@@ -24,6 +25,8 @@ from twostage.table.numbers import booleans_in, numbers_in
 from twostage.table.roles import BOOLEAN, DATE, IGNORED, NUMERIC, Column, infer_roles
 from twostage.targets import Target
 from twostage.tuning import tuned
+
+log = logging.getLogger("twostage")
 
 
 def check_table(frame: pd.DataFrame, settings: FitSettings) -> None:
@@ -62,6 +65,27 @@ def check_table(frame: pd.DataFrame, settings: FitSettings) -> None:
             booleans_in(values)
         elif column.role == DATE:
             dates_in(values, format_of(values))
+
+
+def check_heads(settings: FitSettings, *, is_classification: bool) -> None:
+    """Check what is asked of the heads before anything is computed for them.
+
+    Raises
+    ------
+    UsageError
+        If a head is not known or can't do the task, its features can't be as asked for, or
+        classes are to be weighted where there are none.
+    """
+    for head in heads_of(settings.head):
+        head.recipe.changed(**settings.recipe)
+        if not (head.can_classify if is_classification else head.can_regress):
+            what = "classify" if is_classification else "predict numbers"
+            raise UsageError(
+                f"The head {head} can't {what}, which the target asks for. Choose another head, "
+                f"or another task."
+            )
+    if settings.class_weight is not None and not is_classification:
+        raise UsageError("Class weights need classes; the target holds numbers to regress on.")
 
 
 def _is_prediction_column(name: str) -> bool:
@@ -107,8 +131,6 @@ def fit_model(
 
     Raises
     ------
-    UsageError
-        If a head can't do the task.
     DataError
         If nothing is left to learn from.
     """
@@ -122,11 +144,15 @@ def fit_model(
         plans = [tuned(plan, kept, settings.n_tuned) for plan in plans]
     weights = blend_weights(plans, kept)
     chosen = [(plan, float(weight)) for plan, weight in zip(plans, weights, strict=True) if weight]
+    members = []
+    for plan, _ in chosen:
+        log.info("Fitting %s to %s rows ...", name_of(plan.head), f"{len(kept):,}")
+        members.append(plan.fit(kept))
     return FittedModel(
         settings=replace(settings, task=target.task),
         classes=target.classes,
         columns=list(columns),
-        members=[plan.fit(kept) for plan, _ in chosen],
+        members=members,
         weights=[weight for _, weight in chosen],
         dims={name: block.matrix.shape[1] for name, block in rows.blocks.items()},
         n_rows=len(rows),
@@ -161,9 +187,12 @@ def training_rows(
 
     Raises
     ------
+    UsageError
+        As `check_heads`.
     DataError
         If all weights are 0, or one is negative.
     """
+    check_heads(settings, is_classification=target.classes is not None)
     if settings.class_weight is not None:
         sample_weight = _with_class_weight(target, settings.class_weight, sample_weight)
     if sample_weight is not None and not (sample_weight > 0).any():
@@ -208,6 +237,7 @@ def fit_and_score(
         groups=groups,
         random_state=settings.random_state,
     )
+    log.info("Holding out %s of %s rows, to score ...", f"{len(test):,}", f"{len(rows):,}")
     scored = fit_model(rows.take(train), target.take(train), settings, columns)
     held_out = rows.take(test)
     scores = score_model(scored, held_out.frame, held_out.blocks, target.take(test), groups[test])
@@ -274,28 +304,16 @@ def _plans(
 ) -> list[MemberPlan]:
     """Return how each head that was asked for is to be fitted."""
     task = Task(rows.n_classes, settings.random_state, settings.n_jobs)
-    plans = []
-    for head in heads_of(settings.head):
-        can, what = (
-            (head.can_classify, "classify")
-            if task.is_classification
-            else (head.can_regress, "predict numbers")
-        )
-        if not can:
-            raise UsageError(
-                f"The head {head} can't {what}, which the target asks for. Choose another head, "
-                f"or another task."
-            )
-        plans.append(MemberPlan(head, head.recipe.changed(**settings.recipe), columns, task))
-    return plans
+    return [
+        MemberPlan(head, head.recipe.changed(**settings.recipe), columns, task)
+        for head in heads_of(settings.head)
+    ]
 
 
 def _with_class_weight(
     target: Target, class_weight: Any, sample_weight: np.ndarray | None
 ) -> np.ndarray:
-    if target.classes is None:
-        raise UsageError("Class weights need classes; the target holds numbers to regress on.")
-    labels = target.classes[target.y]
+    labels = np.asarray(target.classes)[target.y]
     weight = np.asarray(compute_sample_weight(class_weight, labels), np.float64)
     return weight if sample_weight is None else weight * sample_weight
 

@@ -1,5 +1,6 @@
 """Find better settings of a head by trying some, in the training rows alone."""
 
+import logging
 from dataclasses import replace
 from typing import Any, Self
 
@@ -14,6 +15,7 @@ from twostage.members import Member, MemberPlan
 from twostage.rows import TrainingRows
 from twostage.splits import inner_folds
 
+log = logging.getLogger("twostage")
 _N_FOLDS = 3
 _MIN_ROWS = 500  # a round on fewer tells nothing
 _FACTOR = 3
@@ -74,6 +76,7 @@ def tuned(plan: MemberPlan, rows: TrainingRows, n_settings: int) -> MemberPlan:
         refit=False,
         error_score="raise",
     )
+    log.info("Trying %d settings of %s ...", len(drawn), name_of(plan.head))
     search.fit(np.arange(len(rows))[:, None], rows.y)
     best = {name.removeprefix("head__"): value for name, value in search.best_params_.items()}
     return replace(plan, head=clone(plan.head).set_params(**best))

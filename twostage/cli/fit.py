@@ -17,7 +17,7 @@ from twostage.cli.options import (
     role_options,
     run_options,
 )
-from twostage.cli.output import UNREADABLE, plural, print_json, print_result, say, told
+from twostage.cli.output import UNREADABLE, log_shown, plural, print_json, print_result, say, told
 from twostage.errors import UsageError
 
 if TYPE_CHECKING:
@@ -100,8 +100,7 @@ def fit(
     The score is that of held-out rows, a fifth, which neither training nor early stopping, tuning
     or any encoder saw; the model saved is then trained on all rows.
     """
-    from twostage.fitting import check_table, fit_and_score
-    from twostage.heads import heads_of
+    from twostage.fitting import check_heads, check_table, fit_and_score
     from twostage.model import check_destination, write_model
     from twostage.sources import check_usable
     from twostage.targets import prepare_target
@@ -111,13 +110,14 @@ def fit(
     frame = _read_rows(store, images, table, target_from_folder)
     settings = _settings(options, target_from_folder)
     check_table(frame, settings)
-    heads_of(settings.head)
     target = prepare_target(frame[settings.target], settings.task, log_target=settings.log_target)
+    check_heads(settings, is_classification=target.classes is not None)
     if target.note and not quiet:
         say(f"{target.note} Use --task {target.other_task} for the other.")
     blocks, backbone = _embed(frame, settings, store, images, options, quiet)
     n_unusable = check_usable(blocks)
-    fitted = fit_and_score(frame, blocks, target, settings, backbone)
+    with log_shown(quiet):
+        fitted = fit_and_score(frame, blocks, target, settings, backbone)
     write_model(fitted, model)
     if is_replacing:
         say(f"The older model in '{model}' was replaced.")

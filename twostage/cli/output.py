@@ -66,25 +66,34 @@ class _Echo(logging.Handler):
 
 
 @contextmanager
-def told(quiet: bool) -> Iterator[Callable[[int, int], None] | None]:
-    """Show the library's log, and yield a progress callback; neither if quiet.
-
-    Progress is a bar with rate and remaining time on a terminal, plain lines otherwise.
-    """
+def log_shown(quiet: bool) -> Iterator[None]:
+    """Show what the library tells of its steps, unless quiet."""
     if quiet:
-        yield None
+        yield
         return
     handler = _Echo()
     log = logging.getLogger("twostage")
     log.addHandler(handler)
     try:
-        if sys.stderr.isatty():
+        yield
+    finally:
+        log.removeHandler(handler)
+
+
+@contextmanager
+def told(quiet: bool) -> Iterator[Callable[[int, int], None] | None]:
+    """Show the library's log, and yield a progress callback; neither if quiet.
+
+    Progress is a bar with rate and remaining time on a terminal, plain lines otherwise.
+    """
+    with log_shown(quiet):
+        if quiet:
+            yield None
+        elif sys.stderr.isatty():
             with _bar() as progress:
                 yield progress
         else:
             yield _lines()
-    finally:
-        log.removeHandler(handler)
 
 
 @contextmanager
