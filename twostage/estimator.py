@@ -35,7 +35,7 @@ from twostage.embedder import (
 )
 from twostage.errors import DataError
 from twostage.fitted import FitSettings, FittedModel
-from twostage.fitting import fit_model, training_rows
+from twostage.fitting import check_heads, fit_model, training_rows
 from twostage.heads import Blend, make_head
 from twostage.joins import ImageBlock
 from twostage.model import read_model, write_model
@@ -149,15 +149,16 @@ class _TwoStage(BackboneParameters, BaseEstimator):
         values = self._to_series(y, frame)
         target = self._prepare_target(values)
         settings = self._settings(frame, values, is_table=is_table(X))
-        used = () if settings.features == "table" else settings.image_columns
-        blocks, spec = self._blocks(frame, used, self._backbone_settings(), self.image_pooling)
-        warn_of_errors(blocks)
+        check_heads(settings, is_classification=target.classes is not None)
         if groups is not None:
             check_consistent_length(frame, groups)
         if sample_weight is not None:
             sample_weight = _check_sample_weight(
                 sample_weight, frame, dtype=np.float64, ensure_non_negative=True
             )
+        used = () if settings.features == "table" else settings.image_columns
+        blocks, spec = self._blocks(frame, used, self._backbone_settings(), self.image_pooling)
+        warn_of_errors(blocks)
         rows = training_rows(
             frame, blocks, target, settings, () if groups is None else groups, sample_weight
         )
