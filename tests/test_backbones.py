@@ -33,6 +33,12 @@ _MODULES = {
     "ResNetV2": "resnet_v2",
     "EfficientNet": "efficientnet",
     "EfficientNetV2": "efficientnet_v2",
+    "ConvNeXt": "convnext",
+    "DenseNet": "densenet",
+    "InceptionV3": "inception_v3",
+    "InceptionResNetV2": "inception_resnet_v2",
+    "Xception": "xception",
+    "NASNet": "nasnet",
     "VGG16": "vgg16",
     "VGG19": "vgg19",
 }
@@ -318,3 +324,9 @@ def test_a_weights_file_that_changed_is_loaded_again(
         )
     ).save_weights(file)
     assert load_backbone(settings).spec.weights_digest != first.spec.weights_digest
+
+
+def test_an_image_size_the_architecture_can_not_take_names_the_least() -> None:
+    with pytest.raises(UsageError, match=r"75 to 4096 pixels for 'inception_v3'; found 64\."):
+        BackboneSettings("inception_v3", image_size=64)
+    assert BackboneSettings("inception_v3", image_size=75).image_size == 75

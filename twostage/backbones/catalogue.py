@@ -32,6 +32,8 @@ class Architecture:
     needs_top : bool
         Whether the penultimate layer is part of what Keras calls the top, so that weights
         without top can't give it.
+    min_size_px : int
+        The least input size it takes.
     imagenet_rescaling : bool
         Whether Keras adds a rescaling layer only when it loads ImageNet weights by name; twostage
         always adds it.
@@ -46,6 +48,7 @@ class Architecture:
     dim: int
     classifier: str = "predictions"
     needs_top: bool = False
+    min_size_px: int = 32
     imagenet_rescaling: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
 
@@ -85,6 +88,11 @@ def _efficientnet_v2(size: str, input_size_px: int, dim: int) -> Architecture:
     return Architecture(name, f"EfficientNetV2{size}", input_size_px, "none", dim)
 
 
+def _convnext(size: str, dim: int) -> Architecture:
+    name = f"convnext_{size.lower()}"
+    return Architecture(name, f"ConvNeXt{size}", 224, "none", dim, f"{name}_head_dense")
+
+
 _ROWS = [
     *(_mobilenet(percent) for percent in (25, 50, 75, 100)),
     *(_mobilenet_v2(percent) for percent in (35, 50, 75, 100, 130, 140)),
@@ -111,6 +119,19 @@ _ROWS = [
     _efficientnet_v2("S", 384, 1280),
     _efficientnet_v2("M", 480, 1280),
     _efficientnet_v2("L", 480, 1280),
+    _convnext("Tiny", 768),
+    _convnext("Small", 768),
+    _convnext("Base", 1024),
+    _convnext("Large", 1536),
+    _convnext("XLarge", 2048),
+    Architecture("densenet121", "DenseNet121", 224, "torch", 1024),
+    Architecture("densenet169", "DenseNet169", 224, "torch", 1664),
+    Architecture("densenet201", "DenseNet201", 224, "torch", 1920),
+    Architecture("inception_v3", "InceptionV3", 299, "tf", 2048, min_size_px=75),
+    Architecture("inception_resnet_v2", "InceptionResNetV2", 299, "tf", 1536, min_size_px=75),
+    Architecture("xception", "Xception", 299, "tf", 2048, min_size_px=71),
+    Architecture("nasnet_mobile", "NASNetMobile", 224, "tf", 1056),
+    Architecture("nasnet_large", "NASNetLarge", 331, "tf", 4032),
     Architecture("vgg16", "VGG16", 224, "caffe", 4096, needs_top=True),
     Architecture("vgg19", "VGG19", 224, "caffe", 4096, needs_top=True),
 ]

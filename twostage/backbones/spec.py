@@ -10,6 +10,8 @@ from twostage.fingerprint import hash_file, hash_json
 from twostage.pixels import DECODER, RESIZE_FILTER, RESIZE_POLICIES
 
 FORMAT_VERSION = 1
+DEFAULT_BACKBONE = "mobilenet_v2"
+LARGEST_SIZE_PX = 4096
 PENULTIMATE = "penultimate"
 POOLINGS = ("avg", "max")
 STORAGE_DTYPES = ("float32", "float16")
@@ -51,13 +53,16 @@ class BackboneSettings:
     random_state: int | None = None
 
     def __post_init__(self) -> None:
-        if self.backbone is not None:
-            find_architecture(self.backbone)
         _check_choice("resize", self.resize, RESIZE_POLICIES)
         _check_choice("pooling", self.pooling, POOLINGS)
         _check_choice("dtype", self.dtype, STORAGE_DTYPES)
-        if self.image_size is not None and not 32 <= self.image_size <= 4096:
-            raise UsageError(f"image_size must be 32 to 4096 pixels; found {self.image_size}.")
+        architecture = find_architecture(self.backbone or DEFAULT_BACKBONE)
+        least = architecture.min_size_px
+        if self.image_size is not None and not least <= self.image_size <= LARGEST_SIZE_PX:
+            raise UsageError(
+                f"image_size must be {least} to {LARGEST_SIZE_PX} pixels for "
+                f"'{architecture.name}'; found {self.image_size}."
+            )
         if self.weights_file is not None and not self.weights_file.is_file():
             raise UsageError(
                 f"There is no weights file '{self.weights}'. Give the path of a .h5, .weights.h5 "
@@ -74,7 +79,7 @@ class BackboneSettings:
 
         ``pooling`` stays None where only the built network tells whether there is a feature map.
         """
-        architecture = find_architecture(self.backbone or "mobilenet_v2")
+        architecture = find_architecture(self.backbone or DEFAULT_BACKBONE)
         has_feature_map = self.layer in (None, PENULTIMATE) and not architecture.needs_top
         return replace(
             self,
