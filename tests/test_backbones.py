@@ -119,6 +119,11 @@ def test_embedding_is_what_enters_keras_own_classifier(
     forget()
 
 
+def test_the_catalogue_has_every_architecture_of_keras() -> None:
+    constructors = {name for name in dir(keras.applications) if name[0].isupper()}
+    assert {row.constructor for row in CATALOGUE.values()} == constructors
+
+
 def test_a_file_by_name_and_by_path_gives_equal_embeddings(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -67,9 +67,12 @@ def _mobilenet_v2(percent: int) -> Architecture:
     return Architecture(name, "MobileNetV2", 224, "tf", dim, options={"alpha": percent / 100})
 
 
-def _mobilenet_v3(size: str, dim: int) -> Architecture:
-    name = f"mobilenet_v3_{size.lower()}"
-    return Architecture(name, f"MobileNetV3{size}", 224, "none", dim, "logits", needs_top=True)
+def _mobilenet_v3(size: str, dim: int, variant: str = "", **options: Any) -> Architecture:
+    name = f"mobilenet_v3_{size.lower()}{variant}"
+    constructor = f"MobileNetV3{size}"
+    return Architecture(
+        name, constructor, 224, "none", dim, "logits", needs_top=True, options=options
+    )
 
 
 def _efficientnet(number: int, input_size_px: int, dim: int) -> Architecture:
@@ -96,8 +99,15 @@ def _convnext(size: str, dim: int) -> Architecture:
 _ROWS = [
     *(_mobilenet(percent) for percent in (25, 50, 75, 100)),
     *(_mobilenet_v2(percent) for percent in (35, 50, 75, 100, 130, 140)),
-    _mobilenet_v3("Small", 1024),
-    _mobilenet_v3("Large", 1280),
+    *(
+        _mobilenet_v3(size, dim, variant, **options)
+        for size, dim in (("Small", 1024), ("Large", 1280))
+        for variant, options in (
+            ("_minimalistic", {"minimalistic": True}),
+            ("_075", {"alpha": 0.75}),
+            ("", {}),
+        )
+    ),
     Architecture("resnet50", "ResNet50", 224, "caffe", 2048),
     Architecture("resnet101", "ResNet101", 224, "caffe", 2048),
     Architecture("resnet152", "ResNet152", 224, "caffe", 2048),
