@@ -1,6 +1,7 @@
 """The commands, with a backbone whose embeddings can be computed by hand."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -343,6 +344,21 @@ def test_an_interrupt_exits_130_and_says_how_to_go_on(
     result = run("extract", lesions, "-o", tmp_path / "S")
     assert result.exit_code == 130
     assert "run the same command again" in result.stderr
+
+
+def test_a_reader_that_has_enough_is_no_error() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    code = f"import os; os.dup2({writing}, 1); from twostage.cli.main import main; main()"
+    result = subprocess.run(
+        [sys.executable, "-c", code, "backbones"],
+        pass_fds=(writing,),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 1
+    assert result.stderr == ""
 
 
 def test_backbones_lists_the_catalogue(run: Run) -> None:

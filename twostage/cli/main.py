@@ -34,6 +34,8 @@ class _Group(click.Group):
         except TwoStageError as error:
             say(f"Error: {error}")
             ctx.exit(error.exit_code)
+        except BrokenPipeError:
+            raise  # the reader, `head` say, has enough: click ends without a word
         except OSError as error:
             say(f"Error: {error.strerror or error}: '{error.filename}'. Check path and rights.")
             ctx.exit(TwoStageError.exit_code)
