@@ -18,6 +18,7 @@ from conftest import FakeBuilder
 from sklearn.base import clone
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.compose import make_column_transformer
+from sklearn.dummy import DummyRegressor
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.frozen import FrozenEstimator
 from sklearn.inspection import permutation_importance
@@ -552,3 +553,66 @@ def test_scikit_learn_accepts_the_embedder_fed_with_numbers_for_paths(
     estimator: object, check: Callable[[object], None], fake_backbone: FakeBuilder
 ) -> None:
     assert check(estimator) is None
+
+
+def test_a_blend_keeps_its_heads_settings_though_one_gets_no_weight(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    X = pd.DataFrame({"area": rng.normal(size=120), "size": rng.normal(size=120)})
+    y = X["area"] - 2 * X["size"]  # a straight line: trees get no weight
+    blend = Blend([LinearHead(penalty=0.01), LightGBMHead(n_trees=5)])
+    model = TwoStageRegressor(head=blend).fit(X, y)
+    assert len(model.model_.members) == 1
+    model.save(tmp_path / "model")
+    again = clone(load_model(tmp_path / "model"))
+    assert repr(list(again.head.heads)) == repr(blend.heads)
+    np.testing.assert_array_equal(again.fit(X, y).predict(X), model.predict(X))
+
+
+def test_an_estimator_without_weight_in_a_blend_is_no_name_of_a_head(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    X = pd.DataFrame({"area": rng.normal(size=120), "size": rng.normal(size=120)})
+    y = X["area"] - 2 * X["size"]
+    model = TwoStageRegressor(head=Blend(["linear", DummyRegressor()])).fit(X, y)
+    assert len(model.model_.members) == 1
+    model.save(tmp_path / "model")
+    again = clone(load_model(tmp_path / "model"))
+    np.testing.assert_array_equal(again.fit(X, y).predict(X), model.predict(X))
+
+
+@pytest.mark.parametrize("labels", [[0, 1], ["no", "yes"], [2.0, 3.0]], ids=str)
+def test_class_weights_of_a_loaded_model_fit_again(tmp_path: Path, labels: list) -> None:
+    rng = np.random.default_rng(0)
+    X = pd.DataFrame({"area": rng.normal(size=120)})
+    y = np.array(labels)[(X["area"] + rng.normal(size=120) > 0).astype(int)]
+    weights = {labels[0]: 1.0, labels[1]: 5.0}
+    model = TwoStageClassifier(head="linear", class_weight=weights).fit(X, y)
+    model.save(tmp_path / "model")
+    again = clone(load_model(tmp_path / "model"))
+    assert again.class_weight == weights
+    np.testing.assert_array_equal(again.fit(X, y).predict_proba(X), model.predict_proba(X))
+
+
+@pytest.mark.parametrize("seed", [7, np.int64(7)], ids=repr)
+def test_numpys_integers_are_seeds_too(
+    photos_table: tuple, fake_backbone: FakeBuilder, seed: int
+) -> None:
+    X, y = photos_table
+    TwoStageClassifier("photo", "linear", weights="random", random_state=seed).fit(X, y)
+    assert [built.spec.weights for built in fake_backbone.built] == ["random:7"]
+
+
+def test_the_embedder_checks_the_names_it_is_asked_to_name_features_by(
+    photos_table: tuple, fake_backbone: FakeBuilder
+) -> None:
+    embedder = ImageEmbedder().fit(photos_table[0][["photo"]])
+    assert len(embedder.get_feature_names_out(["photo"])) == 3
+    with pytest.raises(ValueError, match="input_features is not equal to feature_names_in_"):
+        embedder.get_feature_names_out(["other"])
+
+
+def test_a_polars_series_keeps_its_name(photos_table: tuple, fake_backbone: FakeBuilder) -> None:
+    photos = photos_table[0]["photo"]
+    for column in (photos, pl.from_pandas(photos)):
+        names = ImageEmbedder().fit(column).get_feature_names_out()
+        assert names[0] == "photo_emb_0000"
+    assert ImageEmbedder().fit(pl.Series(photos.tolist())).image_columns_ == ["image"]

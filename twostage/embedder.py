@@ -3,6 +3,7 @@
 import os
 import warnings
 from collections.abc import Mapping, Sequence
+from numbers import Integral
 from typing import Any, Self
 
 import numpy as np
@@ -10,7 +11,12 @@ import pandas as pd
 from scipy.sparse import issparse
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils import Tags
-from sklearn.utils.validation import _check_feature_names, _check_n_features, check_is_fitted
+from sklearn.utils.validation import (
+    _check_feature_names,
+    _check_feature_names_in,
+    _check_n_features,
+    check_is_fitted,
+)
 
 from twostage.backbones.spec import BackboneSettings, BackboneSpec
 from twostage.cache import embed_through_cache
@@ -39,6 +45,7 @@ class BackboneParameters:
     random_state: int | np.random.RandomState | None
 
     def _backbone_settings(self) -> BackboneSettings:
+        seed = self.random_state
         return BackboneSettings(
             backbone=self.backbone,
             weights=self.weights,
@@ -46,7 +53,7 @@ class BackboneParameters:
             pooling=self.pooling,
             image_size=self.image_size,
             resize=self.resize,
-            random_state=self.random_state if isinstance(self.random_state, int) else None,
+            random_state=int(seed) if isinstance(seed, Integral) else None,
         )
 
     def _blocks(
@@ -198,8 +205,15 @@ class ImageEmbedder(BackboneParameters, TransformerMixin, BaseEstimator):
         return np.hstack([block.matrix for block in blocks.values()])
 
     def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
-        """Return ``<image column>_emb_0000`` and so on."""
+        """Return ``<image column>_emb_0000`` and so on.
+
+        Parameters
+        ----------
+        input_features : array of str, optional
+            Names of the image columns, which must be those of `fit`.
+        """
         check_is_fitted(self, "spec_")
+        _check_feature_names_in(self, input_features)
         names = [embedding_names(column, self.spec_.dim) for column in self.image_columns_]
         return np.array([name for of_column in names for name in of_column], dtype=object)
 
@@ -215,8 +229,10 @@ def _image_frame(X: Any) -> pd.DataFrame:
     """Return paths, in whatever they come, as a DataFrame of named columns."""
     if is_table(X):
         return to_pandas(X)
+    if hasattr(X, "to_pandas") and hasattr(X, "name"):  # a Series of another library
+        X = X.to_pandas()
     if isinstance(X, pd.Series):
-        return X.to_frame("image" if X.name is None else str(X.name))
+        return X.to_frame("image" if X.name in (None, "") else str(X.name))
     if issparse(X):
         raise DataError("X is a sparse matrix, which is not supported: give image paths.")
     values = np.asarray(X, dtype=object)

@@ -7,12 +7,7 @@ from typing import Any, Self
 
 import numpy as np
 import pandas as pd
-from sklearn.base import (
-    BaseEstimator,
-    ClassifierMixin,
-    RegressorMixin,
-    clone,
-)
+from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 from sklearn.utils import Tags, assert_all_finite, check_consistent_length, check_random_state
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import (
@@ -36,7 +31,7 @@ from twostage.embedder import (
 from twostage.errors import DataError
 from twostage.fitted import FitSettings, FittedModel
 from twostage.fitting import check_heads, fit_model, training_rows
-from twostage.heads import Blend, make_head
+from twostage.heads import make_head
 from twostage.joins import ImageBlock
 from twostage.model import read_model, write_model
 from twostage.table.roles import LIKE_AN_ID, RoleOverrides
@@ -430,7 +425,7 @@ def load_model(
     recipe = dict(settings.recipe)
     estimator = kind(
         settings.image_columns,
-        _asked_head(model),
+        settings.head,
         features=settings.features,
         **{name: getattr(settings.roles, name) for name in _ROLES},
         scaling=recipe.get("scaling"),
@@ -457,15 +452,6 @@ def load_model(
         )
     estimator._adopt(model)
     return estimator
-
-
-def _asked_head(model: FittedModel) -> Any:
-    """Return the head that a loaded model would be fitted again with."""
-    heads = [clone(member.head) for member in model.members]
-    if all(head.get_params() == type(head)().get_params() for head in heads):
-        return model.settings.head
-    own = [getattr(head, "estimator", head) for head in heads]
-    return own[0] if len(own) == 1 else Blend(own)
 
 
 def _names(columns: Any) -> tuple[str, ...]:

@@ -92,9 +92,13 @@ class FitSettings:
         fields = {name: value for name, value in vars(self).items() if name != "head"}
         weights = self.class_weight
         if isinstance(weights, Mapping):
-            weights = {str(label): float(weight) for label, weight in weights.items()}
+            weights = [[_plain(label), float(weight)] for label, weight in weights.items()]
         return fields | {
             "head": self.head_name,
+            "heads": [
+                {"name": name_of(head), "parameters": head.parameters()}
+                for head in heads_of(self.head)
+            ],
             "roles": asdict(self.roles),
             "recipe": dict(self.recipe),
             "class_weight": weights,
@@ -226,6 +230,11 @@ class FittedModel:
         used = {name: blocks[name] for name in self.dims}
         pairs = zip(self.weights, self.members, strict=True)
         return np.asarray(sum(weight * member.predict(frame, used) for weight, member in pairs))
+
+
+def _plain(label: Any) -> Any:
+    """Return a class label as JSON has it."""
+    return label.item() if isinstance(label, np.generic) else label
 
 
 def _without_guesses(table: dict[str, Any], is_blind: np.ndarray) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import pandas as pd
 from twostage.errors import ModelError, UsageError
 from twostage.fingerprint import hash_file
 from twostage.fitted import FitSettings, FittedModel, Holdout
-from twostage.heads import HEADS, OWN_ESTIMATOR, Task
+from twostage.heads import HEADS, OWN_ESTIMATOR, Blend, Task, head_class
 from twostage.members import Member
 from twostage.metrics import Score
 from twostage.table.roles import Column, RoleOverrides
@@ -130,21 +131,25 @@ def read_model(path: PathLike, trusted: Sequence[str] = ()) -> FittedModel:
 
 def _read_files(folder: Path, record: dict[str, Any], trusted: Sequence[str]) -> FittedModel:
     classes = record["classes"]
-    roles = RoleOverrides(**_tuples(record["settings"].pop("roles")))
-    settings = FitSettings(**_tuples(record["settings"]), roles=roles)
-    if not set(settings.head.split("+")) <= {*HEADS, OWN_ESTIMATOR}:
-        raise ModelError(f"Model '{folder}' is damaged: it has a head '{settings.head}'. Refit.")
+    asked = record["settings"]
+    roles = RoleOverrides(**_tuples(asked.pop("roles")))
+    if not set(asked["head"].split("+")) <= {*HEADS, OWN_ESTIMATOR}:
+        raise ModelError(f"Model '{folder}' is damaged: it has a head '{asked['head']}'. Refit.")
     task = Task(
-        None if classes is None else len(classes["labels"]), settings.random_state, settings.n_jobs
+        None if classes is None else len(classes["labels"]), asked["random_state"], asked["n_jobs"]
     )
+    members = [
+        Member.load(folder / _MEMBER_FOLDER.format(number=number), task, trusted)
+        for number in range(len(record["weights"]))
+    ]
+    asked["head"] = _asked_head(asked.pop("heads"), asked["head"], members)
+    if isinstance(asked["class_weight"], list):
+        asked["class_weight"] = dict(asked["class_weight"])
     return FittedModel(
-        settings=settings,
+        settings=FitSettings(**_tuples(asked), roles=roles),
         classes=None if classes is None else np.array(classes["labels"], classes["dtype"]),
         columns=[Column(**column) for column in record["columns"]],
-        members=[
-            Member.load(folder / _MEMBER_FOLDER.format(number=number), task, trusted)
-            for number in range(len(record["weights"]))
-        ],
+        members=members,
         weights=[float(weight) for weight in record["weights"]],
         dims=record["dims"],
         n_rows=record["n_rows"],
@@ -152,6 +157,30 @@ def _read_files(folder: Path, record: dict[str, Any], trusted: Sequence[str]) ->
         backbone=_located_backbone(folder, record["backbone"]),
         holdout=_read_holdout(record["holdout"]),
     )
+
+
+def _asked_head(asked: Sequence[dict[str, Any]], name: str, members: Sequence[Member]) -> Any:
+    """Return the head that the model would be fitted again with.
+
+    A scikit-learn estimator that got no weight in a blend is not in the model, and left out.
+    """
+    if all(_is_as_named(one) for one in asked):
+        return name
+    fitted = (member.head for member in members)
+    estimators = (head.estimator for head in fitted if hasattr(head, "estimator"))
+    heads: list[Any] = []
+    for one in asked:
+        if one["name"] == OWN_ESTIMATOR:
+            heads += islice(estimators, 1)
+        else:
+            heads.append(head_class(one["name"])(**one["parameters"]))
+    return heads[0] if len(heads) == 1 else Blend(heads)
+
+
+def _is_as_named(asked: dict[str, Any]) -> bool:
+    """Whether a head has the settings that its name alone gives it."""
+    name = asked["name"]
+    return name != OWN_ESTIMATOR and bool(head_class(name)().parameters() == asked["parameters"])
 
 
 def _write_files(model: FittedModel, folder: Path, trusted: Sequence[str]) -> None:
