@@ -7,7 +7,6 @@ from sklearn.linear_model import Ridge
 from sklearn.preprocessing import StandardScaler
 
 from twostage.blocks import BlockEncoder, auto_parts
-from twostage.errors import DataError
 from twostage.recipes import Recipe
 from twostage.ridge import RidgeSums, linear, sums_by_fold
 from twostage.splits import cross_folds
@@ -164,9 +163,17 @@ def test_many_rows_are_encoded_piece_by_piece_as_few_are():
     np.testing.assert_allclose(_encode(encoder, matrix[8000:8010])[:, :3], features[8000:8010, :3])
 
 
-def test_a_block_without_anything_is_refused():
-    with pytest.raises(DataError, match="Column 'block' has no usable image or vector in any row"):
-        _fit(np.full((10, 3), np.nan, np.float32), "pca")
+@pytest.mark.parametrize("blocks", ["auto", "raw", "pca", "pca+probe"])
+def test_a_block_without_anything_to_learn_from_gives_no_features(tmp_path, blocks):
+    """As in a fold of a column that few rows have."""
+    nothing = np.full((10, 3), np.nan, np.float32)
+    y = np.arange(10) % 2
+    encoder, parts = BlockEncoder.fit_transform(
+        nothing, Recipe(blocks=blocks), y, n_classes=2, folds=[]
+    )
+    encoder = BlockEncoder.load(tmp_path, "block-0", encoder.save(tmp_path, "block-0"))
+    assert parts == encoder.transform(_matrix()[:4, :3]) == []
+    assert encoder.feature_names(["v_emb_0000", "v_emb_0001", "v_emb_0002"]) == []
 
 
 @pytest.mark.parametrize("blocks", ["raw", "pca", "raw+pca+probe"])

@@ -5,7 +5,6 @@ import pytest
 from sklearn.base import clone
 from sklearn.metrics import accuracy_score, r2_score
 
-from twostage.errors import UsageError
 from twostage.features import Features
 from twostage.heads import make_head
 from twostage.heads.base import Task
@@ -134,20 +133,6 @@ def test_no_rows_give_no_predictions(task, head):
     X, y = data(task)
     found = output(head.fit(features(X), y, TASKS[task]), X[:0])
     assert found.shape == ((0,) if task == "regression" else (0, TASKS[task].n_classes))
-
-
-@pytest.mark.parametrize(
-    ("parameters", "message"),
-    [
-        ({"n_trees": 0}, "n_trees must be at least 1; found 0"),
-        ({"min_samples_leaf": 0}, "min_samples_leaf must be at least 1; found 0"),
-        ({"max_features": 1.5}, "share of the features, above 0 and up to 1; found 1.5"),
-    ],
-)
-def test_a_parameter_out_of_range_is_refused(parameters, message):
-    X, y = data("binary")
-    with pytest.raises(UsageError, match=message):
-        ForestHead(**parameters).fit(features(X), y, Task(2))
 
 
 def test_it_is_made_by_name_and_cloned():

@@ -6,12 +6,17 @@ import numpy as np
 import pandas as pd
 import pytest
 from sklearn.linear_model import Ridge
+from sklearn.metrics import r2_score
+from sklearn.model_selection import GridSearchCV
 
 import twostage.blending as blending
+from twostage import TwoStageClassifier, TwoStageRegressor, load_model
 from twostage.blending import blend_weights, out_of_fold
 from twostage.encoding import FeatureEncoder
 from twostage.errors import DataError, UsageError
-from twostage.heads import Blend, heads_of, make_head, name_of
+from twostage.fitted import FitSettings
+from twostage.fitting import _weighted
+from twostage.heads import Blend, head_class, heads_of, make_head, name_of
 from twostage.heads.base import Task
 from twostage.heads.blend import best_weights
 from twostage.heads.lightgbm import LightGBMHead
@@ -21,6 +26,7 @@ from twostage.members import Member, MemberPlan
 from twostage.recipes import Recipe
 from twostage.rows import TrainingRows, row_digests
 from twostage.table.roles import RoleOverrides, infer_roles
+from twostage.targets import Target
 from twostage.tuning import tuned
 
 N, DIM = 160, 20
@@ -214,9 +220,11 @@ def test_a_head_without_settings_to_search_says_so():
 
 def test_names_joined_by_plus_are_blended():
     assert [name_of(head) for head in heads_of("linear+lightgbm")] == ["linear", "lightgbm"]
-    assert [name_of(head) for head in heads_of("blend")] == ["linear", "lightgbm"]
+    assert [name_of(head) for head in heads_of("blend")] == ["linear", "lightgbm", "svm"]
+    many = heads_of("blend", n_rows=10_001)  # whose squares an SVM would take
+    assert [name_of(head) for head in many] == ["linear", "lightgbm"]
     assert isinstance(make_head("linear+svm"), Blend)
-    nested = Blend(["blend", LightGBMHead(num_leaves=3)])
+    nested = Blend(["linear+lightgbm", LightGBMHead(num_leaves=3)])
     assert [name_of(head) for head in heads_of(nested)] == ["linear", "lightgbm", "lightgbm"]
 
 
@@ -259,3 +267,151 @@ def test_equal_rows_have_equal_digests_whatever_their_types():
     other_types = frame.astype({"a": "float64", "b": "category"})
     assert row_digests(other_types) == digests
     assert len(row_digests(frame[[]])) == 3
+
+
+@pytest.mark.parametrize(
+    ("head", "message"),
+    [
+        (LightGBMHead(num_leaves=1), "'num_leaves' parameter of LightGBMHead must be an int"),
+        (LightGBMHead(feature_fraction=2.0), "'feature_fraction' .* Got 2.0"),
+        (LightGBMHead(n_trees=0), "'n_trees' .* Got 0"),
+        (LinearHead(penalty=0.0), "'penalty' .* Got 0.0"),
+        (head_class("svm")(C=-1.0), "'C' .* Got -1.0"),
+        (head_class("random-forest")(max_features=1.5), "'max_features' .* Got 1.5"),
+        (head_class("keras")(dropout=1.0), "'dropout' .* Got 1.0"),
+    ],
+    ids=str,
+)
+def test_a_parameter_out_of_range_is_refused_before_anything_is_computed(head, message):
+    with pytest.raises(UsageError, match=message):
+        TwoStageRegressor(head=head).fit(np.arange(40.0).reshape(20, 2), np.arange(20.0))
+
+
+@pytest.mark.parametrize("name", ["lightgbm", "keras", "linear", "random-forest", "svm"])
+def test_every_parameter_of_a_head_has_its_range_and_the_defaults_are_in_it(name):
+    head = head_class(name)()
+    assert set(head._parameter_constraints) == set(head.get_params())
+    head.check_parameters()
+
+
+def _one_class_in_one_group(n=300, width=12, seed=0):
+    rng = np.random.default_rng(seed)
+    y = np.arange(n) % 3
+    vectors = rng.normal(size=(n, width)) + 1.5 * np.eye(3, width)[y]
+    texts = [f"{['red', 'green', 'blue'][k]} thing number {i % 9}" for i, k in enumerate(y)]
+    frame = pd.DataFrame({"v": list(vectors.astype(np.float32)), "said": texts})
+    groups = np.where(y == 2, 0, 1 + np.arange(n) // 3)
+    return frame, y, groups
+
+
+@pytest.mark.parametrize("head", ["lightgbm", "random-forest", "linear"])
+@pytest.mark.parametrize("column", ["v", "said"])
+def test_a_class_of_one_group_is_learned_from_more_than_its_scores(head, column):
+    """Its rows are never scored by what saw the class: the scores must not tell it for that."""
+    frame, y, groups = _one_class_in_one_group()
+    new, truth, _ = _one_class_in_one_group(seed=1)
+    roles = {"vector": "v"} if column == "v" else {"text": "said"}
+    model = TwoStageClassifier(head=head, **roles).fit(frame[[column]], y, groups=groups)
+    recall = (model.predict(new[[column]])[truth == 2] == 2).mean()
+    assert recall > (0.5 if column == "v" else 0.9)
+
+
+@pytest.mark.parametrize("head", ["lightgbm", "random-forest", "linear", "svm", "blend"])
+@pytest.mark.parametrize("n_present", [1, 20])
+def test_a_column_of_vectors_that_one_group_has_is_no_error(head, n_present):
+    frame, y, _ = _one_class_in_one_group(120)
+    frame["v"] = frame["v"].where(np.arange(120) < n_present, None)
+    frame["area"] = np.random.default_rng(0).normal(size=120)
+    groups = np.where(np.arange(120) < n_present, 0, np.arange(120))
+    model = TwoStageClassifier(head=head, vector="v").fit(frame[["v", "area"]], y, groups=groups)
+    assert np.isfinite(model.predict_proba(frame[["v", "area"]])).all()
+
+
+@pytest.mark.parametrize("head", ["lightgbm", "linear", "svm", "random-forest"])
+@pytest.mark.parametrize("total", [1.0, 0.04])
+def test_weights_that_are_shares_weigh_as_equal_ones(head, total):
+    frame = pd.DataFrame({"area": np.random.default_rng(0).normal(size=(400))})
+    y = 2 * frame["area"] + np.sin(3 * frame["area"])
+    plain = TwoStageRegressor(head=head).fit(frame, y).predict(frame)
+    shares = np.full(400, total / 400)
+    weighed = TwoStageRegressor(head=head).fit(frame, y, sample_weight=shares).predict(frame)
+    assert r2_score(plain, weighed) > 0.999  # but for rounding
+
+
+def test_rows_of_no_weight_are_as_if_they_were_not_there():
+    rng = np.random.default_rng(0)
+    n = 200
+    frame = pd.DataFrame({"area": rng.normal(size=n), "number": np.arange(n)})
+    frame.loc[100:, "number"] = 7  # only rows without weight repeat a number
+    y = (frame["area"] + rng.normal(size=n) > 0).astype(int)
+    y[150:] = 1
+    weight = (np.arange(n) < 100).astype(float)
+    model = TwoStageClassifier(class_weight="balanced")
+    all_rows = model.fit(frame, y, sample_weight=weight)
+    proba, n_rows = all_rows.predict_proba(frame), all_rows.model_.n_rows
+    kept = model.fit(frame[:100], y[:100])
+    np.testing.assert_array_equal(kept.predict_proba(frame), proba)
+    assert n_rows == kept.model_.n_rows == len(kept.model_.trained_on) == 100
+
+
+def test_classes_are_balanced_where_the_model_learns_alone():
+    rows = _rows(n_classes=2)
+    rows = replace(rows, y=np.r_[np.zeros(100, int), np.ones(60, int)])
+    settings = FitSettings("t", head="linear", class_weight="balanced")
+    target = Target("classification", rows.y, np.array(["a", "b"]))
+    weighted = _weighted(rows.take(np.arange(40, 160)), target, settings).sample_weight
+    np.testing.assert_allclose([weighted[:60].sum(), weighted[60:].sum()], [60, 60])
+
+
+def test_groups_of_an_estimator_are_remembered():
+    frame = pd.DataFrame({"area": np.arange(40.0)})
+    groups = np.repeat([f"patient {i}" for i in range(10)], 4)
+    model = TwoStageRegressor(head="linear").fit(frame, np.arange(40.0), groups=groups)
+    assert model.model_.trained_on["group"].tolist() == groups.tolist()
+
+
+@pytest.mark.parametrize("how", ["frame", "column", "series"])
+def test_groups_come_as_any_column(how):
+    frame = pd.DataFrame({"area": np.arange(40.0)})
+    groups = np.arange(40) // 4
+    shapes = {"frame": pd.DataFrame({"g": groups}), "column": groups[:, None]}
+    given = shapes.get(how, pd.Series(groups))
+    model = TwoStageRegressor(head="linear").fit(frame, np.arange(40.0), groups=given)
+    assert model.model_.trained_on["group"].nunique() == 10
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ({0: -1.0, 1: 1.0}, "weight of class 0 is -1.0; give a number that is not negative"),
+        ({0: 1.0, 5: 1.0}, "class_weight has '5', which the target has not. Its classes: '0', '1'"),
+        ("heavy", "'balanced' or a weight for each class; found 'heavy'"),
+    ],
+    ids=str,
+)
+def test_class_weights_that_do_not_fit_are_refused(weights, message):
+    model = TwoStageClassifier(head="linear", class_weight=weights)
+    with pytest.raises(UsageError, match=message):
+        model.fit(np.arange(40.0).reshape(20, 2), np.arange(20) % 2)
+
+
+def test_seconds_since_1970_stay_different_to_trees():
+    seconds = 1.6e9 + 7.0 * np.arange(1000)
+    y = np.arange(1000) // 50 % 2
+    model = TwoStageClassifier(numeric="t").fit(pd.DataFrame({"t": seconds}), y)
+    assert (model.predict(pd.DataFrame({"t": seconds})) == y).mean() > 0.97
+
+
+def test_numpys_numbers_in_settings_are_saved(tmp_path):
+    search = GridSearchCV(TwoStageRegressor(), {"head__num_leaves": np.arange(4, 6)}, cv=2)
+    X = pd.DataFrame({"area": np.random.default_rng(0).normal(size=60)})
+    best = search.fit(X, X["area"]).best_estimator_.set_params(n_components=np.int64(5))
+    best.fit(X, X["area"]).save(tmp_path / "model")
+    np.testing.assert_array_equal(load_model(tmp_path / "model").predict(X), best.predict(X))
+
+
+def test_a_logarithm_beyond_all_numbers_is_the_largest():
+    X = pd.DataFrame({"a": np.arange(100.0)})
+    model = TwoStageRegressor(head="linear", scaling="standard", log_target=True)
+    predicted = model.fit(X, np.exp(X["a"] / 10)).predict(pd.DataFrame({"a": [1e5]}))
+    assert np.isfinite(predicted).all()

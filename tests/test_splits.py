@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from twostage.errors import DataError
-from twostage.splits import MIN_ROWS, holdout, link_groups
+from twostage.splits import MIN_ROWS, covering_folds, cross_folds, holdout, link_groups
 
 N = 200
 
@@ -198,3 +198,26 @@ def test_one_group_that_holds_nearly_all_rows_is_refused(is_classification):
     groups = np.repeat(np.arange(5), [1000, 1, 1, 1, 1])
     with pytest.raises(DataError, match="too uneven"):
         holdout(np.arange(1004) % 2, is_classification=is_classification, groups=groups)
+
+
+def test_covering_folds_test_every_row_once_and_keep_groups_where_classes_allow() -> None:
+    y = np.array([0, 1] * 20 + [2] * 7 + [3])
+    groups = np.r_[np.repeat(np.arange(10), 4), np.full(7, 10), 11]
+    folds = covering_folds(y, is_classification=True, groups=groups)
+    tests = np.concatenate([test for _, test in folds])
+    np.testing.assert_array_equal(np.sort(tests), np.arange(48))
+    for train, test in folds:
+        np.testing.assert_array_equal(np.sort(np.r_[train, test]), np.arange(48))
+        shared = np.intersect1d(groups[train], groups[test])
+        assert set(shared) <= {10}  # the class of one group: its other rows teach it
+        if 2 in y[test]:
+            assert 2 in y[train]
+
+
+def test_covering_folds_of_values_are_those_of_groups() -> None:
+    y = np.arange(40.0)
+    folds = covering_folds(y, is_classification=False, groups=np.arange(40) // 4)
+    expected = cross_folds(y, is_classification=False, groups=np.arange(40) // 4)
+    for (_, test), (_, other) in zip(folds, expected, strict=True):
+        np.testing.assert_array_equal(test, other)
+    assert covering_folds(y, is_classification=False, groups=np.zeros(40, int)) == []

@@ -12,15 +12,15 @@ from typing import Any, Self
 import numpy as np
 from scipy.linalg import eigh
 
-from twostage.errors import DataError
 from twostage.recipes import AUTO, Recipe
-from twostage.ridge import Folds, linear, outputs_of, squared_errors, sums_by_fold
+from twostage.ridge import Folds, is_untaught, linear, outputs_of, squared_errors, sums_by_fold
 
 _MAX_COMPONENTS = 256  # that a probe sees
 _CHUNK = 1024  # pieces that stay in the processor's cache
 _LARGEST_DEVIATION = 10.0
 _N_PENALTIES = 12
 _FILE = "{name}.npz"
+NOTHING = ""
 
 
 def auto_parts(n_rows: int, width: int) -> str:
@@ -39,7 +39,7 @@ class BlockEncoder:
     Attributes
     ----------
     parts : str
-        Of "raw", "pca", "probe", joined by "+".
+        Of "raw", "pca", "probe", joined by "+"; "" for none.
     fills_missing : bool
         Whether rows with nothing become the mean, or stay NaN.
     n_components : int
@@ -64,7 +64,6 @@ class BlockEncoder:
         n_classes: int | None,
         folds: Folds,
         sample_weight: np.ndarray | None = None,
-        name: str = "block",
     ) -> tuple[Self, list[np.ndarray]]:
         """Learn from training rows, and encode them.
 
@@ -82,25 +81,17 @@ class BlockEncoder:
             In which the probe is cross-fitted, so that no row's score comes from its own label.
         sample_weight : array of shape (n_rows,), optional
             Of the probe.
-        name : str
-            For error messages.
 
         Returns
         -------
         encoder : BlockEncoder
         features : list of float32 arrays of shape (n_rows, n_features)
             One for each part. All dimensions as they are are the matrix itself, not a copy.
-
-        Raises
-        ------
-        DataError
-            If no row has anything.
+            None where no row has anything to learn from.
         """
         is_present = ~np.isnan(matrix[:, 0])
-        if not is_present.any():
-            raise DataError(
-                f"Column '{name}' has no usable image or vector in any row to learn from."
-            )
+        if not is_present.any():  # in a fold, say, of a column that few rows have
+            return cls(NOTHING, recipe.fills_missing, 0, {}), []
         parts = recipe.blocks
         if parts == AUTO:
             parts = auto_parts(int(is_present.sum()), matrix.shape[1])
@@ -165,12 +156,12 @@ class BlockEncoder:
         return part in self.parts.split("+")
 
     def _needs_scale(self) -> bool:
-        return self.parts != "raw" or self.fills_missing
+        return self.parts not in ("raw", NOTHING) or (self._has("raw") and self.fills_missing)
 
     def _encode(self, matrix: np.ndarray, cross_fitted: np.ndarray | None) -> list[np.ndarray]:
         """Encode rows; with scores of the probe that did not see their labels, if given."""
         if not self._needs_scale():
-            return [matrix]
+            return [matrix] if self._has("raw") else []
         found = [self._raw(matrix)] if self._has("raw") else []
         is_missing = np.isnan(matrix[:, 0])
         if self._has("pca"):
@@ -289,19 +280,28 @@ def _fit_probe(
     Returns
     -------
     coefficients : float32 array of shape (k + 1, n_outputs)
-        Fitted on all rows, the last row the intercepts.
+        Fitted on all rows, the last row the intercepts. Constant, like the scores, where folds
+        can't teach an output.
     cross_fitted : float32 array of shape (n_rows, n_outputs)
     """
     everything, of_trains = sums_by_fold(scores, outputs, weight, folds)
     penalties = np.logspace(0, 7, _N_PENALTIES)
-    paths = [sums.ridge(penalties) for sums in of_trains]
+    taught = [
+        (sums, test)
+        for sums, (train, test) in zip(of_trains, folds, strict=True)
+        if weight[train].any()
+    ]
+    paths = [sums.ridge(penalties) for sums, _ in taught]
     errors = np.zeros(_N_PENALTIES)
-    for path, (_, test) in zip(paths, folds, strict=True):
+    for path, (_, test) in zip(paths, taught, strict=True):
         errors += squared_errors(scores, outputs, weight, path, test)
     best = int(np.argmin(errors))
-    # Rows in no test fold (rare classes) get what is known without them: nothing but the mean.
-    cross_fitted = np.tile(np.average(outputs, axis=0, weights=weight), (len(scores), 1))
-    for path, (_, test) in zip(paths, folds, strict=True):
+    mean = np.average(outputs, axis=0, weights=weight)
+    cross_fitted = np.tile(mean, (len(scores), 1))
+    for path, (_, test) in zip(paths, taught, strict=True):
         cross_fitted[test] = linear(scores[test], path[best])
     coefficients = everything.ridge(penalties[best : best + 1])[0]
+    is_constant = is_untaught(outputs, weight, folds)
+    cross_fitted[:, is_constant] = mean[is_constant]
+    coefficients[:-1, is_constant], coefficients[-1, is_constant] = 0, mean[is_constant]
     return coefficients.astype(np.float32), cross_fitted.astype(np.float32)

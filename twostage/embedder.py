@@ -250,6 +250,8 @@ def is_table(X: Any) -> bool:
 def to_pandas(X: Any) -> pd.DataFrame:
     """Return a table as pandas', its columns named by strings, each once."""
     frame = X if isinstance(X, pd.DataFrame) else X.to_pandas()
+    if isinstance(frame.columns, pd.MultiIndex):
+        raise DataError("X has columns of several levels. Give each column one name.")
     frame = frame.rename(columns=str)
     if not frame.columns.is_unique:
         repeated = frame.columns[frame.columns.duplicated()][0]

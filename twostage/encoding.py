@@ -16,7 +16,8 @@ from twostage.joins import ImageBlock, embedding_names
 from twostage.recipes import Recipe
 from twostage.ridge import outputs_of
 from twostage.rows import TrainingRows
-from twostage.splits import inner_folds
+from twostage.saving import to_json
+from twostage.splits import covering_folds
 from twostage.table.encoding import TableEncoder
 from twostage.table.roles import TEXT, VECTOR, Column
 from twostage.table.text import TextEncoder
@@ -92,7 +93,7 @@ class FeatureEncoder:
             for column in columns
             if column.role == VECTOR
         }
-        folds = inner_folds(
+        folds = covering_folds(
             rows.y,
             is_classification=rows.is_classification,
             groups=rows.groups,
@@ -120,7 +121,6 @@ class FeatureEncoder:
                 n_classes=rows.n_classes,
                 folds=folds,
                 sample_weight=rows.sample_weight,
-                name=name,
             )
             found += block_features
         widths = {name: matrix.shape[1] for name, matrix in matrices.items()}
@@ -184,7 +184,7 @@ class FeatureEncoder:
                 for number, (name, encoder) in enumerate(self.blocks.items())
             },
         }
-        (folder / _RECORD).write_text(json.dumps(record, indent=1))
+        (folder / _RECORD).write_text(to_json(record))
 
     @classmethod
     def load(cls, folder: Path) -> Self:

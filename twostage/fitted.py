@@ -15,6 +15,7 @@ from twostage.metrics import Score
 from twostage.table.roles import IGNORED, Column, RoleOverrides
 from twostage.targets import TASKS
 
+_LARGEST_LOG = float(np.log(np.finfo(np.float64).max))
 FEATURES = ("both", "images", "table")
 
 
@@ -92,7 +93,7 @@ class FitSettings:
         fields = {name: value for name, value in vars(self).items() if name != "head"}
         weights = self.class_weight
         if isinstance(weights, Mapping):
-            weights = [[_plain(label), float(weight)] for label, weight in weights.items()]
+            weights = [[label, float(weight)] for label, weight in weights.items()]
         return fields | {
             "head": self.head_name,
             "heads": [
@@ -188,7 +189,8 @@ class FittedModel:
         if self.classes is not None:
             return np.asarray(self.classes[self.predict_proba(frame, blocks).argmax(axis=1)])
         values = self._outputs(frame, blocks)
-        return np.exp(values) if self.settings.log_target else values
+        # A line may run to values whose exponential is infinite.
+        return np.exp(np.minimum(values, _LARGEST_LOG)) if self.settings.log_target else values
 
     def prediction_table(
         self, frame: pd.DataFrame, blocks: Mapping[str, ImageBlock]
@@ -230,11 +232,6 @@ class FittedModel:
         used = {name: blocks[name] for name in self.dims}
         pairs = zip(self.weights, self.members, strict=True)
         return np.asarray(sum(weight * member.predict(frame, used) for weight, member in pairs))
-
-
-def _plain(label: Any) -> Any:
-    """Return a class label as JSON has it."""
-    return label.item() if isinstance(label, np.generic) else label
 
 
 def _without_guesses(table: dict[str, Any], is_blind: np.ndarray) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from twostage.table.files import require_column
 from twostage.table.numbers import booleans_in, numbers_in
 from twostage.table.roles import BOOLEAN, DATE, IGNORED, NUMERIC, Column, infer_roles
 from twostage.targets import Target
-from twostage.tuning import tuned
+from twostage.tuning import check_tunable, tuned
 
 log = logging.getLogger("twostage")
 
@@ -67,25 +67,52 @@ def check_table(frame: pd.DataFrame, settings: FitSettings) -> None:
             dates_in(values, format_of(values))
 
 
-def check_heads(settings: FitSettings, *, is_classification: bool) -> None:
+def check_heads(settings: FitSettings, target: Target) -> None:
     """Check what is asked of the heads before anything is computed for them.
 
     Raises
     ------
     UsageError
-        If a head is not known or can't do the task, its features can't be as asked for, or
-        classes are to be weighted where there are none.
+        If a head is not known or can't do the task, a parameter of it or its features can't be as
+        asked for, it has no settings to tune, or the weights of classes don't fit them.
     """
+    is_classification = target.classes is not None
     for head in heads_of(settings.head):
         head.recipe.changed(**settings.recipe)
+        head.check_parameters()
         if not (head.can_classify if is_classification else head.can_regress):
             what = "classify" if is_classification else "predict numbers"
             raise UsageError(
                 f"The head {head} can't {what}, which the target asks for. Choose another head, "
                 f"or another task."
             )
-    if settings.class_weight is not None and not is_classification:
+        if settings.n_tuned:
+            check_tunable(head)
+    if settings.class_weight is not None:
+        _check_class_weight(settings.class_weight, target)
+
+
+def _check_class_weight(class_weight: Any, target: Target) -> None:
+    if target.classes is None:
         raise UsageError("Class weights need classes; the target holds numbers to regress on.")
+    if not isinstance(class_weight, Mapping):
+        if class_weight != "balanced":
+            raise UsageError(
+                f"class_weight is 'balanced' or a weight for each class; found {class_weight!r}."
+            )
+        return
+    known = set(target.classes.tolist())
+    unknown = [label for label in class_weight if label not in known]
+    if unknown:
+        raise UsageError(
+            f"class_weight has {listed(unknown)}, which the target has not. Its classes: "
+            f"{listed(sorted(known, key=str))}."
+        )
+    for label, weight in class_weight.items():
+        if not 0 <= float(weight) < np.inf:
+            raise UsageError(
+                f"The weight of class {label!r} is {weight}; give a number that is not negative."
+            )
 
 
 def _is_prediction_column(name: str) -> bool:
@@ -138,7 +165,8 @@ def fit_model(
         columns = tell_roles(rows.frame, settings)
     if not rows.blocks and all(column.role == IGNORED for column in columns):
         raise DataError(_nothing_left_message(columns))
-    kept = rows if rows.sample_weight is None else rows.take(np.flatnonzero(rows.sample_weight))
+    kept = _weighted(rows, target, settings)
+    _check_blocks(kept)
     plans = _plans(kept, columns, settings)
     if settings.n_tuned:
         plans = [tuned(plan, kept, settings.n_tuned) for plan in plans]
@@ -155,8 +183,8 @@ def fit_model(
         members=members,
         weights=[weight for _, weight in chosen],
         dims={name: block.matrix.shape[1] for name, block in rows.blocks.items()},
-        n_rows=len(rows),
-        trained_on=_trained_on(rows, columns, settings),
+        n_rows=len(kept),
+        trained_on=_trained_on(kept, columns),
     )
 
 
@@ -183,7 +211,7 @@ def training_rows(
     groups : iterable of length n_rows, or empty
         Group values; a row without one stands for itself, and images of equal bytes make a group.
     sample_weight : array of shape (n_rows,), optional
-        Weights of rows, not negative. Rows of weight 0 are left out.
+        Weights of rows, not negative. Rows of weight 0 teach nothing.
 
     Raises
     ------
@@ -192,11 +220,12 @@ def training_rows(
     DataError
         If all weights are 0, or one is negative.
     """
-    check_heads(settings, is_classification=target.classes is not None)
-    if settings.class_weight is not None:
-        sample_weight = _with_class_weight(target, settings.class_weight, sample_weight)
-    if sample_weight is not None and not (sample_weight > 0).any():
-        raise DataError("All sample weights are 0: no row is left to learn from.")
+    check_heads(settings, target)
+    if sample_weight is not None:
+        check_weights(sample_weight)
+    groups = list(groups)
+    if groups and len(groups) != len(frame):
+        raise DataError(f"There are {len(groups)} groups for {len(frame)} rows. Give one a row.")
     return TrainingRows(
         frame,
         {} if settings.features == "table" else dict(blocks),
@@ -204,6 +233,7 @@ def training_rows(
         None if target.classes is None else len(target.classes),
         split_groups(blocks, groups, len(frame)),
         sample_weight,
+        np.array([*groups, None], object)[:-1] if groups else None,
     )
 
 
@@ -306,16 +336,51 @@ def _plans(
     task = Task(rows.n_classes, settings.random_state, settings.n_jobs)
     return [
         MemberPlan(head, head.recipe.changed(**settings.recipe), columns, task)
-        for head in heads_of(settings.head)
+        for head in heads_of(settings.head, len(rows))
     ]
 
 
-def _with_class_weight(
-    target: Target, class_weight: Any, sample_weight: np.ndarray | None
-) -> np.ndarray:
-    labels = np.asarray(target.classes)[target.y]
-    weight = np.asarray(compute_sample_weight(class_weight, labels), np.float64)
-    return weight if sample_weight is None else weight * sample_weight
+def check_weights(sample_weight: np.ndarray) -> None:
+    """Check the weights of rows.
+
+    Raises
+    ------
+    DataError
+        If one is negative or no number, or all are 0.
+    """
+    is_bad = ~((sample_weight >= 0) & (sample_weight < np.inf))
+    if is_bad.any():
+        row = int(np.argmax(is_bad))
+        raise DataError(
+            f"The sample weight of row {row + 1} is {sample_weight[row]}. Weights are numbers that "
+            "are not negative."
+        )
+    if not sample_weight.any():
+        raise DataError("All sample weights are 0: no row is left to learn from.")
+
+
+def _weighted(rows: TrainingRows, target: Target, settings: FitSettings) -> TrainingRows:
+    """Return the rows that count, with their weights and those of their classes multiplied.
+
+    A weight counts as so many equal rows do; but where weights are small throughout, shares of 1
+    say, heads would take them for few rows: they are then on average 1.
+    """
+    weight = rows.sample_weight
+    if settings.class_weight is not None:
+        labels = np.asarray(target.classes)[rows.y]
+        of_class = np.asarray(compute_sample_weight(settings.class_weight, labels), np.float64)
+        weight = of_class if weight is None else weight * of_class
+    if weight is None:
+        return rows
+    check_weights(weight)
+    weight = weight / min(1.0, float(weight[weight > 0].mean()))
+    return replace(rows, sample_weight=weight).take(np.flatnonzero(weight))
+
+
+def _check_blocks(rows: TrainingRows) -> None:
+    for name, block in rows.blocks.items():
+        if np.isnan(block.matrix[:, 0]).all():
+            raise DataError(f"Column '{name}' has no usable image in any row to learn from.")
 
 
 def _nothing_left_message(columns: Sequence[Column]) -> str:
@@ -326,17 +391,15 @@ def _nothing_left_message(columns: Sequence[Column]) -> str:
     )
 
 
-def _trained_on(
-    rows: TrainingRows, columns: Sequence[Column], settings: FitSettings
-) -> pd.DataFrame:
+def _trained_on(rows: TrainingRows, columns: Sequence[Column]) -> pd.DataFrame:
     """Record what was trained on, so that an evaluation can leave it out."""
     frame = rows.frame
     names = [column.name for column in columns if column.role != IGNORED]
-    values = frame[settings.group] if settings.group else pd.Series(None, frame.index, object)
+    values = pd.Series(rows.group_values, frame.index, object)
     return pd.DataFrame(
         {
             "content_hash": _content_hashes(rows.blocks) or [[] for _ in range(len(frame))],
-            "group": values.astype(object).where(values.notna(), None).map(str, na_action="ignore"),
+            "group": values.where(values.notna(), None).map(str, na_action="ignore"),
             "row_digest": row_digests(frame[[*names, *rows.blocks]]),
         }
     ).reset_index(drop=True)

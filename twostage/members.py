@@ -16,6 +16,7 @@ from twostage.heads import Head, Task, head_class, name_of
 from twostage.joins import ImageBlock
 from twostage.recipes import Recipe
 from twostage.rows import TrainingRows
+from twostage.saving import to_json
 from twostage.table.roles import Column
 
 _MIN_CELLS_FOR_THREADS = 20_000_000
@@ -92,7 +93,7 @@ class Member:
         self.encoder.save(folder)
         self.head.save(folder, trusted)
         record = {"head": name_of(self.head), "parameters": self.head.parameters()}
-        (folder / _RECORD).write_text(json.dumps(record, indent=1))
+        (folder / _RECORD).write_text(to_json(record))
 
     @classmethod
     def load(cls, folder: Path, task: Task, trusted: Sequence[str] = ()) -> "Member":

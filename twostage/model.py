@@ -19,6 +19,7 @@ from twostage.fitted import FitSettings, FittedModel, Holdout
 from twostage.heads import HEADS, OWN_ESTIMATOR, Blend, Task, head_class
 from twostage.members import Member
 from twostage.metrics import Score
+from twostage.saving import to_json
 from twostage.table.roles import Column, RoleOverrides
 
 PathLike = str | os.PathLike[str]
@@ -203,7 +204,7 @@ def _write_files(model: FittedModel, folder: Path, trusted: Sequence[str]) -> No
         "holdout": None if model.holdout is None else asdict(model.holdout),
         "digests": _digests(folder),
     }
-    (folder / RECORD).write_text(json.dumps(record, indent=1))
+    (folder / RECORD).write_text(to_json(record))
 
 
 def _put_in_place(temporary: Path, folder: Path) -> None:

@@ -114,6 +114,30 @@ def sums_by_fold(
     return everything, [everything - part for part in parts[: len(tests)]]
 
 
+def is_untaught(outputs: np.ndarray, weight: np.ndarray, folds: Folds) -> np.ndarray:
+    """Tell which outputs some fold can't teach: bool of shape (n_outputs,).
+
+    Where all rows of a class are in one test, the regression that is to score them has never seen
+    it, and gives all of them the same score. As a feature that would tell the class in training,
+    and never again: such an output is to be no feature.
+
+    Parameters
+    ----------
+    outputs : array of shape (n_rows, n_outputs)
+        Values, or indicators of classes.
+    weight : array of shape (n_rows,)
+        0 for rows that do not count.
+    folds : sequence of (train, test) row numbers
+        Without any, nothing can be taught.
+    """
+    found = np.full(outputs.shape[1], len(folds) == 0)
+    for train, test in folds:
+        if weight[test].any():
+            taught = outputs[train[weight[train] > 0]]
+            found |= np.ptp(taught, axis=0) == 0 if len(taught) else True
+    return found
+
+
 def linear(X: np.ndarray, coefficients: np.ndarray) -> np.ndarray:
     """Apply coefficients whose last row is the intercepts."""
     return np.asarray(X @ coefficients[:-1] + coefficients[-1])

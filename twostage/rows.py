@@ -28,7 +28,9 @@ class TrainingRows:
     groups : int array of shape (n_rows,) or None
         Rows that must not be separated.
     sample_weight : float array of shape (n_rows,) or None
-        Weights, positive.
+        Weights, not negative.
+    group_values : object array of shape (n_rows,) or None
+        What the user named the groups; images of equal bytes have joined some since.
     """
 
     frame: pd.DataFrame
@@ -37,6 +39,7 @@ class TrainingRows:
     n_classes: int | None
     groups: np.ndarray | None = None
     sample_weight: np.ndarray | None = None
+    group_values: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.y)
@@ -55,6 +58,7 @@ class TrainingRows:
             self.n_classes,
             None if self.groups is None else self.groups[rows],
             None if self.sample_weight is None else self.sample_weight[rows],
+            None if self.group_values is None else self.group_values[rows],
         )
 
 
@@ -69,7 +73,7 @@ def row_digests(frame: pd.DataFrame) -> list[str]:
     Numbers are compared as float64, everything else by its text.
     """
     is_number = [pd.api.types.is_numeric_dtype(dtype) for dtype in frame.dtypes]
-    numbers = frame.loc[:, is_number].to_numpy(dtype="<f8", na_value=np.nan)
+    numbers = frame.loc[:, is_number].to_numpy(dtype="<f8", na_value=np.nan) + 0.0  # no -0.0
     texts = [_texts(frame.iloc[:, i]) for i, number in enumerate(is_number) if not number]
     joined = map("\x1f".join, zip(*texts, strict=True)) if texts else repeat("", len(frame))
     rows = zip(np.ascontiguousarray(numbers), joined, strict=True)

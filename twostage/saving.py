@@ -1,11 +1,13 @@
-"""Write and read learned scikit-learn objects without pickles: skops and an exact list of types."""
+"""Write and read what was learned without pickles: JSON, and skops with an exact list of types."""
 
 import io
+import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 from zipfile import ZIP_DEFLATED, BadZipFile
 
+import numpy as np
 import skops.io
 
 from twostage.errors import ModelError, listed
@@ -52,6 +54,23 @@ TRUSTED = (
     "sklearn.tree._tree.Tree",
     "sklearn.utils._bunch.Bunch",
 )
+
+
+def to_json(record: Any) -> str:
+    """Return a record as JSON, NumPy's numbers as plain ones.
+
+    Raises
+    ------
+    ModelError
+        If it holds something that JSON has not.
+    """
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, np.generic):
+            return value.item()
+        raise ModelError(f"{value!r} can't be saved: settings are numbers, texts and lists.")
+
+    return json.dumps(record, indent=1, default=plain)
 
 
 def dump(learned: Any, file: Path, trusted: Sequence[str] = ()) -> None:

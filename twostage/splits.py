@@ -203,6 +203,47 @@ def inner_folds(
         return []
 
 
+def covering_folds(
+    y: np.ndarray,
+    *,
+    is_classification: bool,
+    groups: np.ndarray | None = None,
+    random_state: int = 0,
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Cut training rows to score every one by what did not see it, by whole groups if possible.
+
+    A class that lies in one group can't be held out with it: what scores its rows would not know
+    the class, and give them scores like no others, which would tell them apart in training and
+    never again. Rows of such classes are held out one by one.
+
+    Parameters
+    ----------
+    y, is_classification, groups, random_state
+        As for `cross_folds`.
+
+    Returns
+    -------
+    list of (train, test) int arrays
+        Every row is in one test. Empty where nothing can be held out fairly.
+    """
+    folds = inner_folds(
+        y, is_classification=is_classification, groups=groups, random_state=random_state
+    )
+    if not folds:
+        return []
+    tests = [test for _, test in folds]
+    rest = np.setdiff1d(np.arange(len(y)), np.concatenate(tests))
+    if len(rest):
+        tests += [np.empty(0, np.int64)] * (2 - len(tests))
+        by_class = rest[np.argsort(y[rest], kind="stable")]
+        tests = [
+            np.sort(np.concatenate([test, by_class[number :: len(tests)]]))
+            for number, test in enumerate(tests)
+        ]
+    everything = np.arange(len(y))
+    return [(np.setdiff1d(everything, test), test) for test in tests if len(test)]
+
+
 def _fold_nearest(
     strata: np.ndarray, groups: np.ndarray, n_folds: int, random_state: int
 ) -> np.ndarray:

@@ -46,12 +46,8 @@ def tuned(plan: MemberPlan, rows: TrainingRows, n_settings: int) -> MemberPlan:
     ----------
     Jamieson and Talwalkar (2016), as in ``sklearn.model_selection.HalvingGridSearchCV``.
     """
+    check_tunable(plan.head)
     space = plan.head.search_space
-    if not space:
-        raise UsageError(
-            f"The head {name_of(plan.head)} has no settings that can be tuned. Leave tuning out, "
-            "or search over it with scikit-learn."
-        )
     seed = plan.task.random_state
     drawn = list(ParameterSampler(space, n_settings, random_state=seed))
     drawn[0] = {name: getattr(plan.head, name) for name in space}
@@ -80,6 +76,15 @@ def tuned(plan: MemberPlan, rows: TrainingRows, n_settings: int) -> MemberPlan:
     search.fit(np.arange(len(rows))[:, None], rows.y)
     best = {name.removeprefix("head__"): value for name, value in search.best_params_.items()}
     return replace(plan, head=clone(plan.head).set_params(**best))
+
+
+def check_tunable(head: Head) -> None:
+    """Raise UsageError if a head has no settings to search over."""
+    if not head.search_space:
+        raise UsageError(
+            f"The head {name_of(head)} has no settings that can be tuned. Leave tuning out, or "
+            "search over it with scikit-learn."
+        )
 
 
 class _Shared:

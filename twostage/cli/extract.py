@@ -7,6 +7,7 @@ import click
 
 from twostage.cli.options import (
     IMAGES,
+    SEED,
     TABLE,
     backbone_options,
     json_option,
@@ -41,7 +42,12 @@ if TYPE_CHECKING:
 )
 @click.option("--retry-errors", is_flag=True, help="Try again what could not be decoded.")
 @click.option("--verify", is_flag=True, help="Compare all images by their bytes, not their time.")
-@click.option("--random-state", type=int, metavar="N", help="Seed of random weights.  [default: 0]")
+@click.option(
+    "--random-state",
+    type=SEED,
+    metavar="N",
+    help="Seed of random weights.  [default: 0]",
+)
 @quiet_option
 @json_option
 @click.pass_context

@@ -45,8 +45,8 @@ if TYPE_CHECKING:
     metavar="NAME",
     default="lightgbm",
     show_default=True,
-    help="lightgbm, keras, linear, random-forest, svm or blend (of linear and lightgbm); names "
-    "joined by + are blended.",
+    help="lightgbm, keras, linear, random-forest, svm, or blend: of linear, lightgbm and, up to "
+    "10,000 rows, svm. Names joined by + are blended.",
 )
 @click.option(
     "--tune",
@@ -111,7 +111,7 @@ def fit(
     settings = _settings(options, target_from_folder)
     check_table(frame, settings)
     target = prepare_target(frame[settings.target], settings.task, log_target=settings.log_target)
-    check_heads(settings, is_classification=target.classes is not None)
+    check_heads(settings, target)
     if target.note and not quiet:
         say(f"{target.note} Use --task {target.other_task} for the other.")
     blocks, backbone = _embed(frame, settings, store, images, options, quiet)

@@ -10,6 +10,7 @@ Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 IMAGES = click.Path(exists=True, file_okay=False)
 TABLE = click.Path(exists=True, dir_okay=False)
 STORE = click.Path(exists=True, file_okay=False)
+SEED = click.IntRange(0, 2**32 - 1)
 
 
 def together(*decorators: Decorator) -> Decorator:
@@ -111,7 +112,7 @@ recipe_options = together(
 
 random_state_option = click.option(
     "--random-state",
-    type=int,
+    type=SEED,
     default=0,
     show_default=True,
     help="Seed of everything random.",

@@ -61,20 +61,23 @@ def make_head(name: str) -> Head | Blend:
     return Blend() if name == "blend" else head_class(name)()
 
 
-def heads_of(head: Any) -> list[Head]:
+def heads_of(head: Any, n_rows: int | None = None) -> list[Head]:
     """Return the unfitted heads that something asked for as a head consists of.
 
     Parameters
     ----------
     head : str, Head, Blend or scikit-learn estimator
         A blend consists of several; a scikit-learn estimator is wrapped.
+    n_rows : int, optional
+        From how many rows they are to learn.
     """
     if isinstance(head, str):
         head = make_head(head)
     if isinstance(head, Blend):
-        if isinstance(head.heads, str) or not head.heads:
-            raise UsageError(f"A blend needs a list of heads; found {head.heads!r}.")
-        return [member for part in head.heads for member in heads_of(part)]
+        parts = head.parts(n_rows)
+        if isinstance(parts, str) or not parts:
+            raise UsageError(f"A blend needs a list of heads; found {parts!r}.")
+        return [member for part in parts for member in heads_of(part)]
     if isinstance(head, Head):
         return [clone(head)]
     if hasattr(head, "fit") and hasattr(head, "get_params") and not isinstance(head, type):

@@ -2,14 +2,28 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
 from sklearn.base import BaseEstimator
+from sklearn.utils._param_validation import (
+    Interval,
+    InvalidParameterError,
+    validate_parameter_constraints,
+)
 
+from twostage.errors import UsageError
 from twostage.features import Features
 from twostage.recipes import Recipe
+
+# What parameters may be, in scikit-learn's terms.
+COUNT = [Interval(Integral, 1, None, closed="left")]
+POSITIVE = [Interval(Real, 0, None, closed="neither")]
+NOT_NEGATIVE = [Interval(Real, 0, None, closed="left")]
+SHARE = [Interval(Real, 0, 1, closed="right")]
+BELOW_ONE = [Interval(Real, 0, 1, closed="left")]
 
 
 @dataclass(frozen=True)
@@ -93,6 +107,19 @@ class Head(BaseEstimator):
     def predict_proba(self, features: Features) -> np.ndarray:
         """Return class probabilities of shape (n_rows, n_classes)."""
         raise NotImplementedError
+
+    def check_parameters(self) -> None:
+        """Raise UsageError if a parameter is not what ``_parameter_constraints`` allows."""
+        constraints = self._parameter_constraints
+        given = {
+            name: value
+            for name, value in self.get_params(deep=False).items()
+            if name in constraints
+        }
+        try:
+            validate_parameter_constraints(constraints, given, type(self).__name__)
+        except InvalidParameterError as error:
+            raise UsageError(str(error)) from None
 
     def parameters(self) -> dict[str, Any]:
         """Return what it was made with, as JSON can hold it."""

@@ -8,23 +8,32 @@ from scipy.optimize import minimize
 from sklearn.base import BaseEstimator
 
 _LEAST_WEIGHT = 0.01
+_MANY_ROWS = 10_000
 _SMALLEST_PROBABILITY = 1e-7
 
 
 class Blend(BaseEstimator):
     """A weighted mean of heads.
 
-    A linear head and trees err differently: their mean predicts better than either. The weights
+    Lines, trees and kernels err differently: their mean predicts better than each. The weights
     are those that predict best out of fold, by grouped cross-validation in the training rows.
 
     Parameters
     ----------
-    heads : sequence of str, Head or scikit-learn estimator
-        What to blend.
+    heads : sequence of str, Head or scikit-learn estimator, optional
+        What to blend. If None: linear and lightgbm, and svm up to 10,000 rows, beyond which its
+        time grows with their square.
     """
 
-    def __init__(self, heads: Sequence[Any] = ("linear", "lightgbm")):
+    def __init__(self, heads: Sequence[Any] | None = None):
         self.heads = heads
+
+    def parts(self, n_rows: int | None = None) -> Sequence[Any]:
+        """Return what is blended to learn from so many rows, few if it is not known."""
+        if self.heads is not None:
+            return self.heads
+        is_large = n_rows is not None and n_rows > _MANY_ROWS
+        return ("linear", "lightgbm") if is_large else ("linear", "lightgbm", "svm")
 
 
 def best_weights(

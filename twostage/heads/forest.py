@@ -8,9 +8,8 @@ import joblib
 import numpy as np
 from sklearn.ensemble import RandomForestClassifier, RandomForestRegressor
 
-from twostage.errors import UsageError
 from twostage.features import Features
-from twostage.heads.base import Head, Task, all_classes
+from twostage.heads.base import COUNT, SHARE, Head, Task, all_classes
 from twostage.recipes import Recipe
 from twostage.saving import dump, load
 
@@ -56,6 +55,12 @@ class ForestHead(Head):
         "max_features": (None, 0.05, 0.1, 0.2, 0.35, 0.6),
     }
 
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        "n_trees": COUNT,
+        "min_samples_leaf": [*COUNT, None],
+        "max_features": [*SHARE, None],
+    }
+
     def __init__(
         self,
         *,
@@ -75,14 +80,7 @@ class ForestHead(Head):
         groups: np.ndarray | None = None,
         sample_weight: np.ndarray | None = None,
     ) -> Self:
-        """Grow the trees on all rows; see `Head.fit`. Groups make no difference to it.
-
-        Raises
-        ------
-        UsageError
-            If a parameter is out of its range.
-        """
-        self._check()
+        """Grow the trees on all rows; see `Head.fit`. Groups make no difference to it."""
         self.task_ = task
         self.present_ = np.unique(y) if task.is_classification else np.empty(0, np.int64)
         kind = RandomForestClassifier if task.is_classification else RandomForestRegressor
@@ -121,17 +119,6 @@ class ForestHead(Head):
         is_classification = task.is_classification
         self.present_ = self.model_.classes_ if is_classification else np.empty(0, np.int64)
         return self
-
-    def _check(self) -> None:
-        if self.n_trees < 1:
-            raise UsageError(f"n_trees must be at least 1; found {self.n_trees}.")
-        if self.min_samples_leaf is not None and self.min_samples_leaf < 1:
-            raise UsageError(f"min_samples_leaf must be at least 1; found {self.min_samples_leaf}.")
-        if self.max_features is not None and not 0 < self.max_features <= 1:
-            raise UsageError(
-                "max_features is a share of the features, above 0 and up to 1; "
-                f"found {self.max_features}."
-            )
 
     def _sizes(self, task: Task) -> dict[str, Any]:
         """Return what bounds each tree."""

@@ -10,9 +10,10 @@ import numpy as np
 from scipy.special import softmax
 
 from twostage.features import Features
-from twostage.heads.base import Head, Task
+from twostage.heads.base import BELOW_ONE, COUNT, NOT_NEGATIVE, POSITIVE, Head, Task
 from twostage.heads.keras_network import averaging, build
 from twostage.recipes import Recipe
+from twostage.saving import to_json
 from twostage.splits import inner_folds
 
 _MIN_ROWS_TO_STOP_EARLY = 100
@@ -80,6 +81,19 @@ class KerasHead(Head):
         "block_dropout": (0.0, 0.2, 0.3, 0.5),
         "learning_rate": (0.0005, 0.001, 0.002, 0.005),
         "weight_decay": (0.01, 0.1, 1.0),
+    }
+
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        "n_members": COUNT,
+        "units": COUNT,
+        "block_units": COUNT,
+        "dropout": BELOW_ONE,
+        "block_dropout": BELOW_ONE,
+        "learning_rate": POSITIVE,
+        "weight_decay": NOT_NEGATIVE,
+        "batch_size": [*COUNT, None],
+        "max_epochs": COUNT,
+        "patience": COUNT,
     }
 
     def __init__(
@@ -164,7 +178,7 @@ class KerasHead(Head):
             "target_mean": self.target_mean_,
             "target_scale": self.target_scale_,
         }
-        (folder / _RECORD).write_text(json.dumps(record))
+        (folder / _RECORD).write_text(to_json(record))
 
     def load(self, folder: Path, task: Task, trusted: Sequence[str] = ()) -> Self:
         """Read what `save` wrote; Keras' safe mode runs no code from it."""

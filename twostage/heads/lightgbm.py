@@ -4,6 +4,7 @@ import json
 import warnings
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from numbers import Integral
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -11,10 +12,11 @@ import joblib
 import lightgbm
 import numpy as np
 from scipy.sparse import csr_matrix
+from sklearn.utils._param_validation import Interval
 
 from twostage.errors import DataError
 from twostage.features import Features
-from twostage.heads.base import Head, Task
+from twostage.heads.base import COUNT, NOT_NEGATIVE, POSITIVE, SHARE, Head, Task
 from twostage.recipes import Recipe
 from twostage.splits import inner_folds
 
@@ -75,6 +77,15 @@ class LightGBMHead(Head):
         "min_data_in_leaf": (3, 5, 10, 20, 50),
         "lambda_l2": (0.0, 1.0, 10.0, 100.0),
         "feature_fraction": (0.1, 0.2, 0.5, 1.0),
+    }
+
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        "n_trees": [*COUNT, None],
+        "learning_rate": [*POSITIVE, None],
+        "num_leaves": [Interval(Integral, 2, 131072, closed="both"), None],
+        "min_data_in_leaf": [*COUNT, None],
+        "lambda_l2": [*NOT_NEGATIVE, None],
+        "feature_fraction": [*SHARE, None],
     }
 
     def __init__(

@@ -11,7 +11,7 @@ from scipy.special import expit, log_softmax, softmax
 from sklearn.linear_model import LogisticRegression
 
 from twostage.features import Features
-from twostage.heads.base import Head, Task, all_classes
+from twostage.heads.base import POSITIVE, Head, Task, all_classes
 from twostage.recipes import Recipe
 from twostage.ridge import Folds, linear, squared_errors, sums_by_fold
 from twostage.splits import inner_folds
@@ -77,6 +77,11 @@ class LinearHead(Head):
     search_space: ClassVar[Mapping[str, Sequence[Any]]] = {
         "penalty": tuple(np.logspace(-2, 4, 13)),
         "block_scale": _BLOCK_SCALES,
+    }
+
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        "penalty": [*POSITIVE, None],
+        "block_scale": [*POSITIVE, None],
     }
 
     def __init__(self, *, penalty: float | None = None, block_scale: float | None = None):

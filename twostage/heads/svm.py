@@ -11,7 +11,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.svm import SVC, SVR, LinearSVC, LinearSVR
 
 from twostage.features import Features
-from twostage.heads.base import Head, Task, all_classes
+from twostage.heads.base import POSITIVE, Head, Task, all_classes
 from twostage.heads.calibration import (
     calibrated,
     fit_calibration,
@@ -131,6 +131,12 @@ class SVMHead(Head):
         "C": (None, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0),
         "block_variance": (None, *_BLOCK_VARIANCES),
         "gamma": (0.1, 0.3, 1.0),
+    }
+
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {
+        "C": [*POSITIVE, None],
+        "block_variance": [*POSITIVE, None],
+        "gamma": POSITIVE,
     }
 
     def __init__(

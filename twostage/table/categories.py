@@ -180,7 +180,7 @@ class ByTarget(Part):
     """What the target was like in each category: its mean, drawn towards that of all.
 
     Training rows are encoded by what was learned without their fold: none sees its own target,
-    nor that of its group.
+    nor that of its group. Weights make no difference to it: scikit-learn's encoder takes none.
 
     Attributes
     ----------

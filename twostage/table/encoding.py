@@ -9,6 +9,7 @@ import pandas as pd
 
 from twostage.errors import ModelError
 from twostage.recipes import Recipe
+from twostage.saving import to_json
 from twostage.table.categories import ByTarget, CategoryNumbers, OneHot, Ordinal
 from twostage.table.date_parts import DateParts
 from twostage.table.numbers import LARGEST, numbers_in
@@ -155,7 +156,7 @@ class TableEncoder:
             If an encoder holds a type that would not be loaded again.
         """
         record = {key: part.save(folder) for key, part in self.parts.items()}
-        (folder / RECORD).write_text(json.dumps(record, indent=1), encoding="utf-8")
+        (folder / RECORD).write_text(to_json(record), encoding="utf-8")
 
     @classmethod
     def load(cls, folder: Path) -> "TableEncoder":

@@ -23,7 +23,7 @@ def numbers_in(values: pd.Series) -> np.ndarray:
         values = values.astype(object)
     try:
         numbers = _as_floats(values)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OverflowError) as error:
         is_bad = pd.to_numeric(values.astype(object), errors="coerce").isna() & values.notna()
         row = int(np.argmax(is_bad.to_numpy(dtype=bool)))
         raise DataError(

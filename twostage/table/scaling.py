@@ -21,6 +21,7 @@ _LEAF_TYPES = {
     "quantile": "QuantileTransformer",
 }
 _MOST_QUANTILES = 1000
+_FAR = 1024  # ranges from 0: float32 has 24 bits, and should have 14 left
 _N_KNOTS, _FEWEST_TO_BEND, _MOST_COLUMNS_TO_BEND = 5, 10, 50
 
 
@@ -47,6 +48,9 @@ class NumberScaler:
         Columns whose missing values are told of, by the name of the column that tells.
     knots : mapping of str to sequence of float
         Columns that are bent, by number as text (so is JSON's way), and the knots of the splines.
+    origins : sequence of float, optional
+        What is subtracted from columns that are not scaled: features are float32, in which seconds
+        since 1970, say, would run together.
     """
 
     def __init__(
@@ -58,6 +62,7 @@ class NumberScaler:
         fills: Sequence[float] | None,
         indicators: Mapping[str, int],
         knots: Mapping[str, Sequence[float]],
+        origins: Sequence[float] | None = None,
     ):
         self.names = list(names)
         self.scaling = scaling
@@ -66,6 +71,7 @@ class NumberScaler:
         self.fills = None if fills is None else list(fills)
         self.indicators = dict(indicators)
         self.knots = {column: list(values) for column, values in knots.items()}
+        self.origins = None if origins is None else list(origins)
         self._splines = _spline_transformer(self.knots)
 
     @classmethod
@@ -106,7 +112,8 @@ class NumberScaler:
         """
         seen = np.flatnonzero(~np.isnan(matrix).all(axis=0)).tolist()
         scaler = _fit_scaler(scaling, matrix[:, seen], random_state, sample_weight)
-        plain = cls(names, scaling, scaler, seen, None, {}, {})
+        origins = _origins(matrix, seen) if scaling == "none" else None
+        plain = cls(names, scaling, scaler, seen, None, {}, {}, origins)
         scaled = plain._scale(matrix)
         if not fills_missing:
             return plain, scaled
@@ -117,7 +124,7 @@ class NumberScaler:
         knots = {}
         if has_splines and matrix.shape[1] <= _MOST_COLUMNS_TO_BEND:
             knots = _knots(scaled)
-        fitted = cls(names, scaling, scaler, seen, fills, indicators, knots)
+        fitted = cls(names, scaling, scaler, seen, fills, indicators, knots, origins)
         return fitted, fitted._finish(scaled)
 
     def transform(self, matrix: np.ndarray) -> np.ndarray:
@@ -144,6 +151,7 @@ class NumberScaler:
             "fills": self.fills,
             "indicators": self.indicators,
             "knots": self.knots,
+            "origins": self.origins,
         }
 
     @classmethod
@@ -156,7 +164,7 @@ class NumberScaler:
 
     def _scale(self, matrix: np.ndarray) -> np.ndarray:
         if self.scaling == "none":
-            return matrix
+            return matrix if self.origins is None else matrix - self.origins
         scaled = np.full(matrix.shape, np.nan)
         if self.scaler is not None and len(matrix):
             scaled[:, self.seen] = self.scaler.transform(matrix[:, self.seen])
@@ -203,6 +211,15 @@ def _fit_scaler(
     from skrub import SquashingScaler  # takes 2 s
 
     return SquashingScaler().fit(matrix)
+
+
+def _origins(matrix: np.ndarray, seen: Sequence[int]) -> list[float] | None:
+    """Return the least value of each column that lies far from 0 for its range, else 0."""
+    origins = np.zeros(matrix.shape[1])
+    least, most = np.nanmin(matrix[:, seen], axis=0), np.nanmax(matrix[:, seen], axis=0)
+    is_far = np.minimum(abs(least), abs(most)) > _FAR * (most - least)
+    origins[seen] = np.where(is_far & (most > least), least, 0.0)
+    return origins.tolist() if origins.any() else None
 
 
 def _medians(

@@ -10,7 +10,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import Ridge
 
 from twostage.errors import DataError, ModelError
-from twostage.ridge import Folds
+from twostage.ridge import Folds, is_untaught
 from twostage.saving import dump, load
 
 _N_COMPONENTS = 200
@@ -154,7 +154,10 @@ def _texts(values: pd.Series) -> list[str]:
 def _fit_probe(
     words: csr_array, outputs: np.ndarray, folds: Folds, sample_weight: np.ndarray | None
 ) -> tuple[Ridge, np.ndarray]:
-    """Fit a ridge regression, and score each row by one that did not see its fold."""
+    """Fit a ridge regression, and score each row by one that did not see its fold.
+
+    Scores are constant where folds can't teach an output; see `twostage.ridge.is_untaught`.
+    """
     weight = np.ones(len(outputs)) if sample_weight is None else sample_weight
     mean = np.average(outputs, axis=0, weights=weight)
     best, best_error, scores = _PENALTIES[-1], np.inf, np.tile(mean, (len(outputs), 1))
@@ -166,7 +169,12 @@ def _fit_probe(
         error = float(weight @ ((found - outputs) ** 2).sum(axis=1))
         if error < best_error:
             best, best_error, scores = penalty, error, found
-    return _ridge(best).fit(words, outputs, weight), scores.astype(np.float32)
+    probe = _ridge(best).fit(words, outputs, weight)
+    is_constant = is_untaught(outputs, weight, folds)
+    scores[:, is_constant] = mean[is_constant]
+    probe.coef_ = np.where(is_constant[:, None], 0.0, np.atleast_2d(probe.coef_))
+    probe.intercept_ = np.where(is_constant, mean, probe.intercept_)
+    return probe, scores.astype(np.float32)
 
 
 def _ridge(penalty: float) -> Ridge:

@@ -5,8 +5,7 @@ import pandas as pd
 import pyarrow as pa
 
 from twostage.errors import DataError
-
-_LARGEST = 1e30  # squares of standardised values must stay finite in float64, values in float32
+from twostage.table.numbers import LARGEST
 
 
 def vectors_in(values: pd.Series, width: int) -> np.ndarray:
@@ -35,7 +34,7 @@ def vectors_in(values: pd.Series, width: int) -> np.ndarray:
     if is_missing.all():
         return matrix
     flat = _flat(values[~is_missing], np.flatnonzero(~is_missing), width)
-    is_bad = ~(np.abs(flat) <= _LARGEST)
+    is_bad = ~(np.abs(flat) <= LARGEST)
     if is_bad.any():
         place = int(np.argmax(is_bad.any(axis=1)))
         row = int(np.flatnonzero(~is_missing)[place])
@@ -62,6 +61,8 @@ def vector_width(values: pd.Series) -> int:
     first = present.iloc[0]
     width = len(first) if _is_list(first) else 0
     vectors_in(values, width)
+    if width == 0:
+        raise DataError(f"Column '{values.name}' holds empty vectors. Ignore it.")
     return width
 
 
