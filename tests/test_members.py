@@ -304,7 +304,7 @@ def _one_class_in_one_group(n=300, width=12, seed=0):
     return frame, y, groups
 
 
-@pytest.mark.parametrize("head", ["lightgbm", "random-forest", "linear"])
+@pytest.mark.parametrize("head", ["lightgbm", "random-forest", "linear", "svm"])
 @pytest.mark.parametrize("column", ["v", "said"])
 def test_a_class_of_one_group_is_learned_from_more_than_its_scores(head, column):
     """Its rows are never scored by what saw the class: the scores must not tell it for that."""

@@ -1,6 +1,7 @@
 """From scores to probabilities, by rows that were held out."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from scipy.optimize import minimize
@@ -8,7 +9,7 @@ from scipy.special import log_softmax, softmax
 
 from twostage.heads.base import Task
 from twostage.ridge import Folds
-from twostage.splits import inner_folds
+from twostage.splits import covering_folds, inner_folds
 
 _MANY_ROWS = 2_000
 _SHRINKAGE = 1.0
@@ -17,15 +18,20 @@ _SHRINKAGE = 1.0
 def folds_to_calibrate(y: np.ndarray, task: Task, groups: np.ndarray | None) -> Folds:
     """Return the inner splits: five, one of many rows, none where nothing can be held out.
 
-    Groups stay together, and every class occurs in every training part.
+    Groups stay together, but for classes of one group: see `twostage.splits.covering_folds`.
     """
-    return inner_folds(
-        y,
-        is_classification=task.is_classification,
-        groups=groups,
-        many_rows=_MANY_ROWS + 1,
-        random_state=task.random_state,
-    )
+    how: dict[str, Any] = {
+        "is_classification": task.is_classification,
+        "groups": groups,
+        "random_state": task.random_state,
+    }
+    if len(y) > _MANY_ROWS:
+        return inner_folds(y, many_rows=0, **how)
+    return [
+        (train, test)
+        for train, test in covering_folds(y, **how)
+        if not task.is_classification or np.isin(y, y[train]).all()
+    ]
 
 
 def no_calibration(n_classes: int) -> np.ndarray:

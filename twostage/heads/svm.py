@@ -79,9 +79,9 @@ class SVMHead(Head):
 
     Probabilities come from scores of rows that the machine did not see: Platt's sigmoid, or for
     several classes a softmax with one slope and an intercept for each class, fitted on the scores
-    of the same kind of grouped folds. A class that occurs in one group only is never held out, and
-    its intercept stays what the other classes' are around. Where nothing can be held out (a single
-    group, or classes of one row each), scores count as log odds.
+    of the same kind of grouped folds; a class that occurs in one group only is held out row by
+    row. Where nothing can be held out (a single group, or classes of one row each), scores count
+    as log odds.
 
     Above 10,000 rows an exact machine would take hours: there, 500 Nystroem features approximate
     the kernel, and a linear machine learns from them.
