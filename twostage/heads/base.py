@@ -72,6 +72,7 @@ class Head(BaseEstimator):
     can_classify: ClassVar[bool] = True
     can_regress: ClassVar[bool] = True
     search_space: ClassVar[Mapping[str, Sequence[Any]]] = {}
+    _parameter_constraints: ClassVar[dict[str, list[Any]]] = {}
 
     task_: Task
 
