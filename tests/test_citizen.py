@@ -616,3 +616,16 @@ def test_a_polars_series_keeps_its_name(photos_table: tuple, fake_backbone: Fake
         names = ImageEmbedder().fit(column).get_feature_names_out()
         assert names[0] == "photo_emb_0000"
     assert ImageEmbedder().fit(pl.Series(photos.tolist())).image_columns_ == ["image"]
+
+
+def test_a_lazy_frame_is_asked_to_be_collected() -> None:
+    lazy = pl.DataFrame({"area": [1.0, 2.0, 3.0]}).lazy()
+    with pytest.raises(ValueError, match=r"Give X.collect\(\)"):
+        TwoStageRegressor(head="linear").fit(lazy, [1.0, 2.0, 3.0])
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_a_seed_out_of_range_is_refused(seed: int) -> None:
+    model = TwoStageRegressor(head="linear", random_state=seed)
+    with pytest.raises(ValueError, match=f"0 to 2\\*\\*32 - 1; found {seed}"):
+        model.fit(np.arange(20.0).reshape(10, 2), np.arange(10.0))

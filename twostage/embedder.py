@@ -243,7 +243,15 @@ def _image_frame(X: Any) -> pd.DataFrame:
 
 
 def is_table(X: Any) -> bool:
-    """Whether X is a DataFrame, of pandas or of another library that turns into pandas."""
+    """Whether X is a DataFrame, of pandas or of another library that turns into pandas.
+
+    Raises
+    ------
+    DataError
+        If it is a table that is yet to be computed.
+    """
+    if type(X).__name__ == "LazyFrame":
+        raise DataError("X is a LazyFrame, which holds no rows yet. Give X.collect().")
     return isinstance(X, pd.DataFrame) or (hasattr(X, "to_pandas") and hasattr(X, "columns"))
 
 

@@ -28,7 +28,7 @@ from twostage.embedder import (
     to_pandas,
     warn_of_errors,
 )
-from twostage.errors import DataError
+from twostage.errors import DataError, UsageError
 from twostage.fitted import FitSettings, FittedModel
 from twostage.fitting import check_heads, check_weights, fit_model, training_rows
 from twostage.heads import make_head
@@ -483,5 +483,7 @@ def _warn_of_ids(model: FittedModel) -> None:
 
 def _seed(random_state: int | np.random.RandomState | None) -> int:
     if isinstance(random_state, (int, np.integer)):
+        if not 0 <= random_state < 2**32:
+            raise UsageError(f"random_state must be 0 to 2**32 - 1; found {random_state}.")
         return int(random_state)
     return int(check_random_state(random_state).randint(np.iinfo(np.int32).max))
