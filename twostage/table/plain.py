@@ -42,6 +42,7 @@ class NumericColumns(Part):
             has_splines=recipe.has_splines,
             random_state=training.random_state,
             sample_weight=training.sample_weight,
+            has_origins=True,
         )
         return cls(list(names), scaler), features
 

@@ -86,6 +86,7 @@ class NumberScaler:
         random_state: int = 0,
         sample_weight: np.ndarray | None = None,
         indicators: Mapping[str, int] | None = None,
+        has_origins: bool = False,
     ) -> tuple["NumberScaler", np.ndarray]:
         """Learn from training rows, and make them ready.
 
@@ -104,6 +105,8 @@ class NumberScaler:
             They act on means, deviations and medians as repeated rows would.
         indicators : mapping of str to int, optional
             Columns whose missing values may be told of, and under which name; all if not given.
+        has_origins : bool
+            Whether columns far from 0 that are not scaled may be counted from their least value.
 
         Returns
         -------
@@ -112,7 +115,7 @@ class NumberScaler:
         """
         seen = np.flatnonzero(~np.isnan(matrix).all(axis=0)).tolist()
         scaler = _fit_scaler(scaling, matrix[:, seen], random_state, sample_weight)
-        origins = _origins(matrix, seen) if scaling == "none" else None
+        origins = _origins(matrix, seen) if has_origins and scaling == "none" else None
         plain = cls(names, scaling, scaler, seen, None, {}, {}, origins)
         scaled = plain._scale(matrix)
         if not fills_missing:
