@@ -38,7 +38,7 @@ from twostage import ImageEmbedder, TwoStageClassifier, TwoStageRegressor
 
 ARTIFACTS = Path(__file__).parents[1] / "artifacts"
 LIBRARIES = ("twostage", "tensorflow", "keras", "lightgbm", "scikit-learn", "skrub", "numpy")
-HEADS = ("lightgbm", "linear", "keras", "random-forest", "svm", "blend", "linear+lightgbm+keras")
+HEADS = ("lightgbm", "linear", "keras", "random-forest", "svm", "blend")
 N_FOLDS = 5
 CORRECTION = 1 / (N_FOLDS - 1)  # test rows by training rows, see `interval`
 
