@@ -343,7 +343,7 @@ def test_an_interrupt_exits_130_and_says_how_to_go_on(
     monkeypatch.setattr("twostage.backbones.lazy.build", interrupt)
     result = run("extract", lesions, "-o", tmp_path / "S")
     assert result.exit_code == 130
-    assert "run the same command again" in result.stderr
+    assert "Run the same command again" in result.stderr
 
 
 def test_a_reader_that_has_enough_is_no_error() -> None:
@@ -504,6 +504,27 @@ def test_a_target_that_may_be_classes_or_numbers_is_said(
     result = run(*fit_arguments(lesions, store, tmp_path / "model"))
     assert "'malignant' holds 4 different whole numbers, taken as classes." in result.stderr
     assert "--task regression" in result.stderr
+
+
+def test_classes_of_fewer_rows_than_folds_are_named(
+    run: Run, lesions: Path, store: Path, tmp_path: Path
+) -> None:
+    rewrite(
+        lesions, lambda t: t.assign(malignant=t["malignant"].astype(str).where(t.index > 2, "?"))
+    )
+    result = run(*fit_arguments(lesions, store, tmp_path / "model", "--head", "linear"))
+    assert result.exit_code == 0, result.output
+    assert "1 class of fewer rows than folds" in result.stderr
+    assert "'?' (3)" in result.stderr
+
+
+@pytest.mark.parametrize("seed", ["-1", "99999999999"])
+def test_a_seed_out_of_range_is_a_wrong_command(
+    run: Run, lesions: Path, store: Path, tmp_path: Path, seed: str
+) -> None:
+    result = run(*fit_arguments(lesions, store, tmp_path / "model", "--random-state", seed))
+    assert result.exit_code == 2
+    assert "0<=x<=4294967295" in result.stderr
 
 
 @pytest.mark.parametrize(

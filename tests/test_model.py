@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from twostage.errors import ModelError, UsageError
-from twostage.fingerprint import hash_file
+from twostage.fingerprint import hash_file, hash_json
 from twostage.fitted import FitSettings, FittedModel
 from twostage.fitting import fit_and_score
 from twostage.joins import ImageBlock
@@ -209,6 +209,31 @@ def test_a_damaged_or_hostile_record_is_a_model_error(
 ) -> None:
     write_model(fitted(frame, blocks, "dx"), tmp_path / "model")
     record = tmp_path / "model" / "model.json"
-    record.write_text(json.dumps(change(json.loads(record.read_text()))))
+    hostile = change(json.loads(record.read_text()))
+    hostile.pop("digest", None)
+    record.write_text(json.dumps(hostile | {"digest": hash_json(hostile)}))
     with pytest.raises(ModelError, match=message):
+        read_model(tmp_path / "model")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda r: r | {"classes": r["classes"] | {"labels": r["classes"]["labels"][::-1]}},
+        lambda r: r | {"weights": [0.1]},
+        lambda r: r | {"dims": 999},
+        lambda r: r | {"n_rows": 7},
+        lambda r: r | {"digest": "0" * 32},
+    ],
+)
+def test_an_edited_record_is_refused(
+    frame: pd.DataFrame,
+    blocks: dict[str, ImageBlock],
+    tmp_path: Path,
+    change: Callable[[dict], dict],
+) -> None:
+    write_model(fitted(frame, blocks, "dx"), tmp_path / "model")
+    record = tmp_path / "model" / "model.json"
+    record.write_text(json.dumps(change(json.loads(record.read_text()))))
+    with pytest.raises(ModelError, match=r"model\.json is not the one that was saved"):
         read_model(tmp_path / "model")

@@ -159,3 +159,9 @@ def test_the_logarithm_of_few_whole_numbers_makes_them_numbers():
     target = prepare_target(pd.Series([1, 2, 3] * 5, name="rating"), log_target=True)
     assert target.task == "regression"
     assert "taken as numbers to regress on" in target.note
+
+
+def test_a_value_whose_square_is_infinite_is_refused():
+    values = pd.Series([1.0, 2e300, 3.0], name="y")
+    with pytest.raises(DataError, match="infinite or too large value in row 2: 2e\\+300"):
+        prepare_target(values, "regression")

@@ -287,7 +287,10 @@ def warn_of_errors(blocks: Mapping[str, ImageBlock]) -> None:
     """Warn of rows whose embedding is missing because an image is unusable."""
     bad = [error for block in blocks.values() for error in block.errors if error is not None]
     if bad:
+        is_all = all(error is not None for block in blocks.values() for error in block.errors)
+        hint = ". No image is usable: is image_root right?" if is_all else ""
         warnings.warn(
-            f"{len(bad)} rows have an unusable image, whose embedding is missing; first: {bad[0]}",
+            f"{len(bad)} rows have an unusable image, whose embedding is missing; first: "
+            f"{bad[0]}{hint}",
             stacklevel=3,
         )

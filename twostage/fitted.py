@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from twostage.errors import DataError, UsageError, listed
+from twostage.errors import DataError, UsageError, did_you_mean, listed
 from twostage.heads import heads_of, name_of
 from twostage.joins import POOLINGS, ImageBlock
 from twostage.members import Member
@@ -228,6 +228,7 @@ class FittedModel:
             raise DataError(
                 f"The table lacks {listed(missing)}, which the model was trained with. Add "
                 f"{'it' if len(missing) == 1 else 'them'}."
+                f"{did_you_mean(missing[0], (str(name) for name in frame.columns))}"
             )
         used = {name: blocks[name] for name in self.dims}
         pairs = zip(self.weights, self.members, strict=True)

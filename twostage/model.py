@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from twostage.errors import ModelError, UsageError
-from twostage.fingerprint import hash_file
+from twostage.fingerprint import hash_file, hash_json
 from twostage.fitted import FitSettings, FittedModel, Holdout
 from twostage.heads import HEADS, OWN_ESTIMATOR, Blend, Task, head_class
 from twostage.members import Member
@@ -25,6 +25,7 @@ from twostage.table.roles import Column, RoleOverrides
 PathLike = str | os.PathLike[str]
 SCHEMA_VERSION = 2
 RECORD = "model.json"
+_OWN_DIGEST = "digest"  # of the record without it
 _TRAINED_ON = "trained_on.parquet"
 _BACKBONE_FOLDER = "backbone"
 _MEMBER_FOLDER = "member-{number}"
@@ -121,6 +122,11 @@ def read_model(path: PathLike, trusted: Sequence[str] = ()) -> FittedModel:
         raise UsageError(f"There is no model '{folder}'. Make one with 'twostage fit'.")
     record = _read_record(folder)
     try:
+        if record.pop(_OWN_DIGEST) != hash_json(record):
+            raise ModelError(
+                f"Model '{folder}': {RECORD} is not the one that was saved. Copy it again, or "
+                "refit."
+            )
         _check_files(folder, record)
         return _read_files(folder, record, trusted)
     except (KeyError, TypeError, ValueError, AttributeError, OSError) as error:
@@ -204,7 +210,8 @@ def _write_files(model: FittedModel, folder: Path, trusted: Sequence[str]) -> No
         "holdout": None if model.holdout is None else asdict(model.holdout),
         "digests": _digests(folder),
     }
-    (folder / RECORD).write_text(to_json(record))
+    plain = json.loads(to_json(record))
+    (folder / RECORD).write_text(to_json(plain | {_OWN_DIGEST: hash_json(plain)}))
 
 
 def _put_in_place(temporary: Path, folder: Path) -> None:

@@ -9,6 +9,8 @@ from twostage.errors import DataError, UsageError
 
 TASKS = ("auto", "classification", "regression")
 _MOST_NUMERIC_CLASSES = 20
+_LARGEST = 1e30  # squares of deviations must stay finite
+_N_FOLDS = 5
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,15 @@ class Target:
     y: np.ndarray
     classes: np.ndarray | None
     note: str | None = None
+
+    @property
+    def rare_classes(self) -> dict[str, int]:
+        """The classes of fewer rows than there are folds, and how many rows they have."""
+        if self.classes is None:
+            return {}
+        counts = np.bincount(self.y, minlength=len(self.classes))
+        pairs = zip(self.classes.tolist(), counts.tolist(), strict=True)
+        return {str(label): n for label, n in pairs if n < _N_FOLDS}
 
     @property
     def other_task(self) -> str:
@@ -131,9 +142,13 @@ def _regression_values(values: pd.Series, log_target: bool) -> np.ndarray:
             f"Target '{values.name}' can't be regressed on: it holds text ({error}). Use "
             "--task classification, or correct the values."
         ) from error
-    if not np.isfinite(y).all():
-        row = int(np.flatnonzero(~np.isfinite(y))[0])
-        raise DataError(f"Target '{values.name}' holds an infinite value in row {row + 1}.")
+    is_too_large = ~(np.abs(y) <= _LARGEST)
+    if is_too_large.any():
+        row = int(np.argmax(is_too_large))
+        raise DataError(
+            f"Target '{values.name}' holds an infinite or too large value in row {row + 1}: "
+            f"{y[row]:g}. Use another unit, or remove the row."
+        )
     if len(np.unique(y)) == 1:
         raise DataError(f"Target '{values.name}' is {y[0]:g} in all rows: nothing to learn.")
     if log_target and (y <= 0).any():

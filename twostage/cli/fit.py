@@ -1,5 +1,6 @@
 """``twostage fit``: a store and a table into a model."""
 
+from collections import Counter
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -114,6 +115,12 @@ def fit(
     check_heads(settings, target)
     if target.note and not quiet:
         say(f"{target.note} Use --task {target.other_task} for the other.")
+    if target.rare_classes and not quiet:
+        rare = ", ".join(f"'{label}' ({n})" for label, n in list(target.rare_classes.items())[:5])
+        say(
+            f"{plural(len(target.rare_classes), 'class')} of fewer rows than folds, too few to be "
+            f"learned and scored well: {rare}."
+        )
     blocks, backbone = _embed(frame, settings, store, images, options, quiet)
     n_unusable = check_usable(blocks)
     with log_shown(quiet):
@@ -152,15 +159,18 @@ def describe(fitted: "FittedModel", path: str) -> str:
 
 def _head_lines(fitted: "FittedModel") -> list[str]:
     """Tell of heads that are not simply the one that was asked for."""
-    from twostage.heads import name_of
+    from twostage.heads import heads_of, name_of
 
     lines = []
-    if len(fitted.members) > 1 or "+" in fitted.settings.head_name:
+    if len(fitted.members) > 1 or len(heads_of(fitted.settings.head)) > 1:
         weighted = [
             f"{weight:.2f} {name_of(member.head)}"
             for weight, member in zip(fitted.weights, fitted.members, strict=True)
         ]
-        lines.append(f"Blend: {' + '.join(weighted)}.")
+        asked = [name_of(head) for head in heads_of(fitted.settings.head, fitted.n_rows)]
+        left_out = Counter(asked) - Counter(name_of(member.head) for member in fitted.members)
+        rest = f" ({', '.join(left_out)} got no weight)" if left_out else ""
+        lines.append(f"Blend: {' + '.join(weighted)}{rest}.")
     if fitted.settings.n_tuned:
         lines += [f"Tuned: {member.head}." for member in fitted.members]
     return lines

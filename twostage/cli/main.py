@@ -40,10 +40,7 @@ class _Group(click.Group):
             say(f"Error: {error.strerror or error}: '{error.filename}'. Check path and rights.")
             ctx.exit(TwoStageError.exit_code)
         except KeyboardInterrupt:
-            say(
-                "Interrupted. To continue, run the same command again: images whose part was "
-                "committed are not computed anew."
-            )
+            say("Interrupted. Run the same command again: images that are embedded stay embedded.")
             ctx.exit(INTERRUPTED)
 
 

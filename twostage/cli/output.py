@@ -57,7 +57,9 @@ def _without_nan(value: Any) -> Any:
 
 def plural(n: int, word: str) -> str:
     """Return ``"1 image"`` or ``"1,204 images"``."""
-    return f"{n:,} {word}" if n == 1 else f"{n:,} {word}s"
+    if n == 1:
+        return f"{n:,} {word}"
+    return f"{n:,} {word}es" if word.endswith("s") else f"{n:,} {word}s"
 
 
 class _Echo(logging.Handler):

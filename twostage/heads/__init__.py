@@ -51,7 +51,11 @@ def make_head(name: str) -> Head | Blend:
     """
     names = name.split("+")
     for part in names:
-        if part not in HEADS or (len(names) > 1 and part == "blend"):
+        if part == "blend" and len(names) > 1:
+            raise UsageError(
+                f"'blend' can't be a part of '{name}'. Name its parts: linear+lightgbm+svm, say."
+            )
+        if part not in HEADS:
             raise UsageError(
                 f"Unknown head '{part}'.{did_you_mean(part, HEADS)} Heads: {', '.join(HEADS)}, or "
                 "several of them joined by '+', such as linear+lightgbm+keras."
