@@ -232,7 +232,7 @@ def test_names_joined_by_plus_are_blended():
     ("head", "message"),
     [
         ("lightgmb", r"Unknown head 'lightgmb'. Did you mean 'lightgbm'\? Heads: lightgbm, keras"),
-        ("linear+blend", "'blend' can't be a part of 'linear+blend'. Name its parts"),
+        ("linear+blend", "'blend' can't be a part of 'linear.blend'. Name its parts"),
         ("", "Unknown head ''"),
         (Blend([]), "A blend needs a list of heads"),
         (Blend("linear"), "A blend needs a list of heads"),
