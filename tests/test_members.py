@@ -223,6 +223,8 @@ def test_names_joined_by_plus_are_blended():
     assert [name_of(head) for head in heads_of("blend")] == ["linear", "lightgbm", "svm"]
     many = heads_of("blend", n_rows=10_001)  # whose squares an SVM would take
     assert [name_of(head) for head in many] == ["linear", "lightgbm"]
+    of_species = heads_of("blend", n_rows=990, n_classes=99)  # where trees are slow and bad
+    assert [name_of(head) for head in of_species] == ["linear", "keras"]
     assert isinstance(make_head("linear+svm"), Blend)
     nested = Blend(["linear+lightgbm", LightGBMHead(num_leaves=3)])
     assert [name_of(head) for head in heads_of(nested)] == ["linear", "lightgbm", "lightgbm"]

@@ -290,8 +290,8 @@ class TwoStageClassifier(ClassifierMixin, _TwoStage):
         Columns of ``X`` that hold image paths.
     head : str, Head, Blend or scikit-learn estimator, default="lightgbm"
         The learner: "lightgbm", "keras", "linear", "random-forest", "svm", "blend" (the weighted
-        mean of linear, LightGBM and, up to 10,000 rows, SVM), names joined by "+" (blended), a
-        head with settings of your own such as ``LightGBMHead(num_leaves=31)``, or any estimator.
+        mean of some that suit the data, see `Blend`), names joined by "+" (blended), a head with
+        settings of your own such as ``LightGBMHead(num_leaves=31)``, or any estimator.
         ``head__...`` are its parameters in a search.
     features : {"both", "images", "table"}, default="both"
         What the head may see.

@@ -336,7 +336,7 @@ def _plans(
     task = Task(rows.n_classes, settings.random_state, settings.n_jobs)
     return [
         MemberPlan(head, head.recipe.changed(**settings.recipe), columns, task)
-        for head in heads_of(settings.head, len(rows))
+        for head in heads_of(settings.head, len(rows), rows.n_classes)
     ]
 
 

@@ -47,7 +47,8 @@ if TYPE_CHECKING:
     default="lightgbm",
     show_default=True,
     help="lightgbm, keras, linear, random-forest, svm, or blend: of linear, lightgbm and, up to "
-    "10,000 rows, svm. Names joined by + are blended.",
+    "10,000 rows, svm; for more than 20 classes of linear and keras. Names joined by + are "
+    "blended.",
 )
 @click.option(
     "--tune",
@@ -167,7 +168,8 @@ def _head_lines(fitted: "FittedModel") -> list[str]:
             f"{weight:.2f} {name_of(member.head)}"
             for weight, member in zip(fitted.weights, fitted.members, strict=True)
         ]
-        asked = [name_of(head) for head in heads_of(fitted.settings.head, fitted.n_rows)]
+        n_classes = None if fitted.classes is None else len(fitted.classes)
+        asked = [name_of(head) for head in heads_of(fitted.settings.head, fitted.n_rows, n_classes)]
         left_out = Counter(asked) - Counter(name_of(member.head) for member in fitted.members)
         rest = f" ({', '.join(left_out)} got no weight)" if left_out else ""
         lines.append(f"Blend: {' + '.join(weighted)}{rest}.")

@@ -65,20 +65,20 @@ def make_head(name: str) -> Head | Blend:
     return Blend() if name == "blend" else head_class(name)()
 
 
-def heads_of(head: Any, n_rows: int | None = None) -> list[Head]:
+def heads_of(head: Any, n_rows: int | None = None, n_classes: int | None = None) -> list[Head]:
     """Return the unfitted heads that something asked for as a head consists of.
 
     Parameters
     ----------
     head : str, Head, Blend or scikit-learn estimator
         A blend consists of several; a scikit-learn estimator is wrapped.
-    n_rows : int, optional
-        From how many rows they are to learn.
+    n_rows, n_classes : int, optional
+        From how many rows they are to learn, and how many classes.
     """
     if isinstance(head, str):
         head = make_head(head)
     if isinstance(head, Blend):
-        parts = head.parts(n_rows)
+        parts = head.parts(n_rows, n_classes)
         if isinstance(parts, str) or not parts:
             raise UsageError(f"A blend needs a list of heads; found {parts!r}.")
         return [member for part in parts for member in heads_of(part)]

@@ -9,6 +9,7 @@ from sklearn.base import BaseEstimator
 
 _LEAST_WEIGHT = 0.01
 _MANY_ROWS = 10_000
+_MANY_CLASSES = 20
 _SMALLEST_PROBABILITY = 1e-7
 
 
@@ -22,17 +23,20 @@ class Blend(BaseEstimator):
     ----------
     heads : sequence of str, Head or scikit-learn estimator, optional
         What to blend. If None: linear and lightgbm, and svm up to 10,000 rows, beyond which its
-        time grows with their square.
+        time grows with their square; of more than 20 classes linear and keras, since trees are
+        slow there and do badly.
     """
 
     def __init__(self, heads: Sequence[Any] | None = None):
         self.heads = heads
 
-    def parts(self, n_rows: int | None = None) -> Sequence[Any]:
-        """Return what is blended to learn from so many rows, few if it is not known."""
+    def parts(self, n_rows: int | None = None, n_classes: int | None = None) -> Sequence[Any]:
+        """Return what is blended for so many rows and classes, few if it is not known."""
         if self.heads is not None:
             return self.heads
-        is_large = n_rows is not None and n_rows > _MANY_ROWS
+        if (n_classes or 0) > _MANY_CLASSES:
+            return ("linear", "keras")
+        is_large = (n_rows or 0) > _MANY_ROWS
         return ("linear", "lightgbm") if is_large else ("linear", "lightgbm", "svm")
 
 
