@@ -338,13 +338,13 @@ def test_groups_and_weights_are_routed(grouped_rows: tuple) -> None:
         found["estimator"], found["test_score"], splits, strict=True
     ):
         rows = (X.iloc[train], y[train])
-        by_hand = clone(plain).fit(*rows, groups[train], weight[train])
+        by_hand = clone(plain).fit(*rows, groups=groups[train], sample_weight=weight[train])
         predicted = by_hand.predict(X.iloc[test])
         np.testing.assert_array_equal(estimator.predict(X.iloc[test]), predicted)
         assert score == pytest.approx(r2_score(y[test], predicted, sample_weight=weight[test]))
         assert score != pytest.approx(r2_score(y[test], predicted))
-        for other in ((None, weight[train]), (groups[train], None)):
-            differing = clone(plain).fit(*rows, *other).predict(X.iloc[test])
+        for other in ({"sample_weight": weight[train]}, {"groups": groups[train]}):
+            differing = clone(plain).fit(*rows, **other).predict(X.iloc[test])
             assert not np.allclose(differing, predicted)
 
 
@@ -370,7 +370,8 @@ def test_a_search_routes_groups_and_weights_through_a_pipeline(grouped_rows: tup
         search = GridSearchCV(pipeline, grid, cv=GroupKFold(3), error_score="raise")
         search.fit(X, y, groups=groups, sample_weight=weight)
     scaling = search.best_params_["twostageregressor__scaling"]
-    by_hand = TwoStageRegressor(head="linear", scaling=scaling).fit(X, y, groups, weight)
+    by_hand = TwoStageRegressor(head="linear", scaling=scaling)
+    by_hand.fit(X, y, groups=groups, sample_weight=weight)
     np.testing.assert_array_equal(search.predict(X), by_hand.predict(X))
     by_name = make_pipeline(FunctionTransformer(), TwoStageRegressor(head="linear"))
     by_name.set_params(twostageregressor__scaling=scaling).fit(
