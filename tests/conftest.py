@@ -1,7 +1,7 @@
 """What tests share: small photos, a backbone whose embeddings can be computed by hand."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -30,15 +30,28 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @dataclass
 class FakeBackbone:
-    """Embeds an image as its mean red, green and blue, and counts what it embeds."""
+    """Embeds an image as its mean red, green and blue, and counts what it embeds.
+
+    Like a fast engine, it has a batch under way while it takes the next one.
+    """
 
     spec: BackboneSpec
+    batch_size: int
     n_embedded: int = 0
 
-    def embed(self, batch: np.ndarray, batch_size: int) -> np.ndarray:
-        """Return mean colours of shape (n, 3)."""
+    def run(self, batches: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        """Yield mean colours of shape (n, 3)."""
+        waiting: list[np.ndarray] = []
+        for batch in batches:
+            waiting.append(self.embed(batch))
+            if len(waiting) > 1:
+                yield waiting.pop(0)
+        yield from waiting
+
+    def embed(self, batch: np.ndarray) -> np.ndarray:
+        """Return mean colours."""
         assert batch.dtype == np.uint8
-        assert len(batch) <= batch_size
+        assert 0 < len(batch) <= self.batch_size
         self.n_embedded += len(batch)
         return batch.mean(axis=(1, 2), dtype=np.float64).astype(np.float32)
 
@@ -54,7 +67,9 @@ class FakeBuilder:
         """Images embedded by all backbones built."""
         return sum(backbone.n_embedded for backbone in self.built)
 
-    def __call__(self, settings: BackboneSettings, device: str) -> tuple[FakeBackbone, str]:
+    def __call__(
+        self, settings: BackboneSettings, device: str, batch_size: int | None
+    ) -> tuple[FakeBackbone, str]:
         """Build a fake backbone with the settings' own identity."""
         settings = settings.with_defaults()
         weights = settings.weights
@@ -73,7 +88,7 @@ class FakeBuilder:
             preprocessing="none",
             storage_dtype=settings.dtype,
         )
-        self.built.append(FakeBackbone(spec))
+        self.built.append(FakeBackbone(spec, batch_size or 32))
         return self.built[-1], f"fake on {device}"
 
 

@@ -7,9 +7,10 @@ import keras
 import numpy as np
 import pytest
 
-from twostage.backbones import devices, keras_backbone
+from twostage.backbones import devices, lazy, network
 from twostage.backbones.catalogue import CATALOGUE, Architecture, find_architecture
-from twostage.backbones.keras_backbone import KerasBackbone, load_backbone
+from twostage.backbones.keras_engine import KerasEngine
+from twostage.backbones.network import Network, load_network
 from twostage.backbones.spec import BackboneSettings
 from twostage.errors import BackboneError, UsageError
 
@@ -86,7 +87,15 @@ def preprocess_input(row: Architecture, batch: np.ndarray) -> np.ndarray:
 
 
 def forget() -> None:
-    keras_backbone._load.cache_clear()
+    network._load.cache_clear()
+    lazy._engine.cache_clear()
+
+
+def embed(network: Network, batch: np.ndarray, batch_size: int) -> np.ndarray:
+    """Embed one batch by the Keras engine."""
+    engine = KerasEngine(network.spec, network.model, None, batch_size)
+    (embeddings,) = engine.run([batch])
+    return embeddings
 
 
 def assert_close(ours: np.ndarray, theirs: np.ndarray) -> None:
@@ -109,8 +118,8 @@ def test_embedding_is_what_enters_keras_own_classifier(
     penultimate = keras.Model(network.input, keras.layers.Flatten()(classifier.input))
     theirs = penultimate.predict(preprocess_input(row, batch), verbose=0)
 
-    backbone = load_backbone(BackboneSettings(name, weights=str(file)))
-    ours = backbone.embed(batch, batch_size=2)
+    backbone = load_network(BackboneSettings(name, weights=str(file)))
+    ours = embed(backbone, batch, 2)
 
     assert ours.shape == (2, row.dim)
     assert backbone.spec.dim == row.dim
@@ -131,11 +140,11 @@ def test_a_file_by_name_and_by_path_gives_equal_embeddings(
     network = keras.applications.EfficientNetB0(weights=None, include_top=False, pooling="avg")
     settle(network).save_weights(file)
     monkeypatch.setattr("keras.src.utils.file_utils.get_file", lambda *args, **kwargs: str(file))
-    by_name = load_backbone(BackboneSettings("efficientnet_b0", weights="imagenet"))
+    by_name = load_network(BackboneSettings("efficientnet_b0", weights="imagenet"))
     forget()
-    by_path = load_backbone(BackboneSettings("efficientnet_b0", weights=str(file)))
+    by_path = load_network(BackboneSettings("efficientnet_b0", weights=str(file)))
     batch = pixels(224)
-    np.testing.assert_array_equal(by_name.embed(batch, 2), by_path.embed(batch, 2))
+    np.testing.assert_array_equal(embed(by_name, batch, 2), embed(by_path, batch, 2))
     assert by_name.spec.identity == by_path.spec.identity
 
 
@@ -152,14 +161,14 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         weights=None, include_top=False, input_shape=(224, 224, 3)
     )
     saved = {"top": with_top, "no_top": trunk, "v3_no_top": settle(small)}
-    for name, network in saved.items():
-        network.save_weights(folder / f"{name}.weights.h5")
+    for name, model in saved.items():
+        model.save_weights(folder / f"{name}.weights.h5")
     return {name: folder / f"{name}.weights.h5" for name in saved}
 
 
 def test_files_with_and_without_top_are_the_same_backbone(files: dict[str, Path]) -> None:
     with_top, without = (
-        load_backbone(BackboneSettings("mobilenet_v2_035", weights=str(files[name])))
+        load_network(BackboneSettings("mobilenet_v2_035", weights=str(files[name])))
         for name in ("top", "no_top")
     )
     assert with_top.spec.weights_digest == without.spec.weights_digest
@@ -170,7 +179,7 @@ def test_files_with_and_without_top_are_the_same_backbone(files: dict[str, Path]
 def test_a_file_of_another_architecture_is_refused(files: dict[str, Path]) -> None:
     settings = BackboneSettings("mobilenet_v2", weights=str(files["no_top"]))
     with pytest.raises(BackboneError, match=r"does not fit 'mobilenet_v2'.*Give the file of that"):
-        load_backbone(settings)
+        load_network(settings)
 
 
 def test_a_no_top_file_can_not_give_a_penultimate_layer_in_the_top(
@@ -178,8 +187,8 @@ def test_a_no_top_file_can_not_give_a_penultimate_layer_in_the_top(
 ) -> None:
     file = str(files["v3_no_top"])
     with pytest.raises(BackboneError, match=r"belongs to the top: .*--layer"):
-        load_backbone(BackboneSettings("mobilenet_v3_small", weights=file))
-    lower = load_backbone(
+        load_network(BackboneSettings("mobilenet_v3_small", weights=file))
+    lower = load_network(
         BackboneSettings("mobilenet_v3_small", weights=file, layer="conv_1", pooling="max")
     )
     assert lower.spec.dim == 576
@@ -193,19 +202,19 @@ def test_weights_that_can_not_be_downloaded_name_the_ways_out(
 
     monkeypatch.setattr("keras.src.utils.file_utils.get_file", fail)
     with pytest.raises(BackboneError, match=r"--weights FILE.*KERAS_HOME.*--weights random"):
-        load_backbone(BackboneSettings("mobilenet_v2_050"))
+        load_network(BackboneSettings("mobilenet_v2_050"))
 
 
 @pytest.fixture(scope="module")
-def small() -> KerasBackbone:
-    return load_backbone(BackboneSettings("mobilenet_v2_035", weights="random", image_size=96))
+def small() -> Network:
+    return load_network(BackboneSettings("mobilenet_v2_035", weights="random", image_size=96))
 
 
-def test_random_weights_follow_the_seed(small: KerasBackbone) -> None:
+def test_random_weights_follow_the_seed(small: Network) -> None:
     settings = {"backbone": "mobilenet_v2_035", "weights": "random", "image_size": 96}
     forget()
-    again = load_backbone(BackboneSettings(**settings, random_state=0))
-    other = load_backbone(BackboneSettings(**settings, random_state=1))
+    again = load_network(BackboneSettings(**settings, random_state=0))
+    other = load_network(BackboneSettings(**settings, random_state=1))
     assert again.spec == small.spec
     assert other.spec.weights_digest != small.spec.weights_digest
     assert other.spec.weights == "random:1"
@@ -217,19 +226,19 @@ def test_building_a_backbone_leaves_the_callers_random_numbers_alone() -> None:
     random.seed(5)
     expected = random.random()
     random.seed(5)
-    load_backbone(
+    load_network(
         BackboneSettings("mobilenet_v2_035", weights="random", image_size=64, random_state=9)
     )
     assert random.random() == expected
 
 
-def test_a_short_batch_gives_the_embeddings_of_a_full_one(small: KerasBackbone) -> None:
+def test_a_short_batch_gives_the_embeddings_of_a_full_one(small: Network) -> None:
     batch = pixels(96, n=4)
-    np.testing.assert_array_equal(small.embed(batch, 4)[:1], small.embed(batch[:1], 4))
+    np.testing.assert_array_equal(embed(small, batch, 4)[:1], embed(small, batch[:1], 4))
 
 
 @pytest.mark.parametrize("pooling", ["avg", "max"])
-def test_a_feature_map_is_pooled(small: KerasBackbone, pooling: str) -> None:
+def test_a_feature_map_is_pooled(small: Network, pooling: str) -> None:
     settings = BackboneSettings(
         "mobilenet_v2_035",
         weights="random",
@@ -237,12 +246,12 @@ def test_a_feature_map_is_pooled(small: KerasBackbone, pooling: str) -> None:
         layer="block_3_expand_relu",
         pooling=pooling,
     )
-    backbone = load_backbone(settings)
+    backbone = load_network(settings)
     trunk = small.model.layers[-1]
     feature_map = keras.Model(trunk.input, trunk.get_layer("block_3_expand_relu").output)
     values = feature_map.predict(pixels(96).astype(np.float32) / 127.5 - 1, verbose=0)
     pooled = values.mean(axis=(1, 2)) if pooling == "avg" else values.max(axis=(1, 2))
-    assert_close(backbone.embed(pixels(96), 2), pooled)
+    assert_close(embed(backbone, pixels(96), 2), pooled)
     assert backbone.spec.pooling == pooling
 
 
@@ -251,14 +260,12 @@ def test_an_unknown_layer_is_refused_with_the_closest() -> None:
         "mobilenet_v2_035", weights="random", image_size=96, layer="block_3_expand_rel"
     )
     with pytest.raises(UsageError, match="Did you mean 'block_3_expand_relu'"):
-        load_backbone(settings)
+        load_network(settings)
 
 
 def test_an_architecture_whose_embedding_needs_its_top_takes_other_sizes() -> None:
-    backbone = load_backbone(
-        BackboneSettings("mobilenet_v3_small", weights="random", image_size=96)
-    )
-    assert backbone.embed(pixels(96), 2).shape == (2, 1024)
+    backbone = load_network(BackboneSettings("mobilenet_v3_small", weights="random", image_size=96))
+    assert embed(backbone, pixels(96), 2).shape == (2, 1024)
 
 
 def test_an_unknown_backbone_is_refused_with_the_closest() -> None:
@@ -291,18 +298,18 @@ def test_no_gpu_is_no_reason_for_words(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_max_pooling_is_the_same_from_a_file_with_top(files: dict[str, Path]) -> None:
     with_top, without, average = (
-        load_backbone(BackboneSettings("mobilenet_v2_035", weights=str(files[name]), pooling=how))
+        load_network(BackboneSettings("mobilenet_v2_035", weights=str(files[name]), pooling=how))
         for name, how in (("top", "max"), ("no_top", "max"), ("top", "avg"))
     )
     batch = pixels(224)
-    np.testing.assert_array_equal(with_top.embed(batch, 2), without.embed(batch, 2))
+    np.testing.assert_array_equal(embed(with_top, batch, 2), embed(without, batch, 2))
     assert with_top.spec.identity == without.spec.identity != average.spec.identity
-    assert not np.allclose(with_top.embed(batch, 2), average.embed(batch, 2))
+    assert not np.allclose(embed(with_top, batch, 2), embed(average, batch, 2))
 
 
 def test_average_pooling_is_one_identity_said_or_not(files: dict[str, Path]) -> None:
     said, unsaid = (
-        load_backbone(BackboneSettings("mobilenet_v2_035", weights=str(files["top"]), pooling=how))
+        load_network(BackboneSettings("mobilenet_v2_035", weights=str(files["top"]), pooling=how))
         for how in ("avg", None)
     )
     assert said is unsaid
@@ -313,7 +320,7 @@ def test_a_vector_is_not_pooled() -> None:
         "efficientnet_b0", weights="random", image_size=64, layer="avg_pool", pooling="max"
     )
     with pytest.raises(UsageError, match=r"Layer 'avg_pool' .* can't be pooled"):
-        load_backbone(settings)
+        load_network(settings)
 
 
 def test_a_weights_file_that_changed_is_loaded_again(
@@ -322,13 +329,13 @@ def test_a_weights_file_that_changed_is_loaded_again(
     file = tmp_path / "w.weights.h5"
     file.write_bytes(files["no_top"].read_bytes())
     settings = BackboneSettings("mobilenet_v2_035", weights=str(file))
-    first = load_backbone(settings)
+    first = load_network(settings)
     settle(
         keras.applications.MobileNetV2(
             weights=None, alpha=0.35, include_top=False, input_shape=(224, 224, 3)
         )
     ).save_weights(file)
-    assert load_backbone(settings).spec.weights_digest != first.spec.weights_digest
+    assert load_network(settings).spec.weights_digest != first.spec.weights_digest
 
 
 def test_an_image_size_the_architecture_can_not_take_names_the_least() -> None:

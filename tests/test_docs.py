@@ -53,8 +53,9 @@ def test_the_readme_does_what_it_shows(demo_folder: Path, monkeypatch: pytest.Mo
 
 
 def test_what_the_extending_guide_shows_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+
     from twostage.backbones import catalogue
-    from twostage.backbones.keras_backbone import load_backbone
+    from twostage.backbones.lazy import LazyBackbone
     from twostage.backbones.spec import BackboneSettings
 
     backbone_code, head_code = blocks((ROOT / "docs" / "extending.md").read_text(), "python")
@@ -62,8 +63,9 @@ def test_what_the_extending_guide_shows_runs(monkeypatch: pytest.MonkeyPatch) ->
     exec(backbone_code, variables)
     row = variables["row"]
     monkeypatch.setitem(catalogue.CATALOGUE, row.name, row)
-    backbone = load_backbone(BackboneSettings(row.name, weights="random", image_size=64))
-    assert backbone.embed(np.zeros((1, 64, 64, 3), np.uint8), 1).shape == (1, row.dim)
+    wanted = BackboneSettings(row.name, weights="random", image_size=64)
+    (embeddings,) = LazyBackbone(wanted, "cpu").get().run([np.zeros((1, 64, 64, 3), np.uint8)])
+    assert embeddings.shape == (1, row.dim)
     exec(head_code, variables)
 
 

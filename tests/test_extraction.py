@@ -326,18 +326,18 @@ def test_a_killed_run_is_continued_to_the_same_result(
         backbone, device = fake_backbone(*arguments)
         embed = backbone.embed
 
-        def embed_once(batch, batch_size):
-            if backbone.n_embedded:
+        def embed_twice(batch):
+            if backbone.n_embedded == 4:
                 raise error
-            return embed(batch, batch_size)
+            return embed(batch)
 
-        backbone.embed = embed_once
+        backbone.embed = embed_twice
         return backbone, device
 
     with monkeypatch.context() as patch:
         patch.setattr("twostage.backbones.lazy.build", build)
         with pytest.raises(error):
-            run()
+            run(batch_size=2)
     assert contents(opened()) == {name: COLOURS[name] for name in ("cats/0.png", "cats/1.png")}
     assert counts(run()) == (4, 0, 2, 0)
     extract(photos, tmp_path / "undisturbed")
@@ -489,7 +489,7 @@ def test_another_seed_of_random_weights_is_refused(run):
 
 
 def test_an_embedding_of_nan_is_known_by_its_bytes(run, photos, fake_backbone, monkeypatch):
-    def embed(self, batch, batch_size):
+    def embed(self, batch):
         return np.full((len(batch), 3), np.nan, np.float32)
 
     monkeypatch.setattr("conftest.FakeBackbone.embed", embed)

@@ -11,9 +11,10 @@ import pytest
 from conftest import FakeBuilder
 
 from twostage.backbones.spec import BackboneSettings, BackboneSpec
-from twostage.cache import cache_folder, cached_stores, clear_cache
+from twostage.cache import cached_stores, clear_cache
 from twostage.errors import ImagesError, StoreError, UsageError
 from twostage.extraction import ExtractionOptions, extract
+from twostage.folders import cache_folder
 from twostage.sources import blocks_from_files, blocks_from_store, check_usable
 from twostage.store.store import EmbeddingStore
 

@@ -6,17 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import platformdirs
-
 from twostage.backbones.spec import BackboneSettings, BackboneSpec
 from twostage.errors import StoreError
 from twostage.extraction import ExtractionOptions, embed_files
+from twostage.folders import cache_folder
 from twostage.images.references import Reference
 from twostage.store.files import delete_files
 from twostage.store.locking import locked
 from twostage.store.store import EmbeddingStore
 
-VARIABLE = "TWOSTAGE_CACHE"
 _NAME = re.compile(r"[a-z0-9_]+-[0-9a-f]{32}")
 
 
@@ -39,12 +37,6 @@ class CachedStore:
     size_bytes: int
 
 
-def cache_folder(cache_dir: str | os.PathLike[str] | None = None) -> Path:
-    """Return where the cache is: ``cache_dir``, ``TWOSTAGE_CACHE``, or the user's cache folder."""
-    chosen = cache_dir or os.environ.get(VARIABLE) or platformdirs.user_cache_dir("twostage")
-    return Path(chosen).expanduser()
-
-
 def embed_through_cache(
     files: Sequence[Reference],
     wanted: BackboneSettings | BackboneSpec,
@@ -63,7 +55,7 @@ def embed_through_cache(
     options : ExtractionOptions
         Unreadable images are rows with an error, whatever ``on_error`` says.
     cache_dir : path-like, optional
-        See `cache_folder`.
+        See `twostage.folders.cache_folder`.
 
     Returns
     -------

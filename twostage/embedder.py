@@ -38,7 +38,9 @@ class BackboneParameters:
     image_size: int | None
     resize: str | None
     image_root: PathLike | None
-    batch_size: int
+    engine: str | None
+    precision: str | None
+    batch_size: int | None
     workers: int | None
     device: str
     cache_dir: PathLike | None
@@ -54,6 +56,8 @@ class BackboneParameters:
             image_size=self.image_size,
             resize=self.resize,
             random_state=int(seed) if isinstance(seed, Integral) else None,
+            engine=self.engine,
+            precision=self.precision,
         )
 
     def _blocks(
@@ -97,8 +101,12 @@ class ImageEmbedder(BackboneParameters, TransformerMixin, BaseEstimator):
         What relative paths start from; the current folder if None.
     on_error : {"null", "fail"}, default="null"
         Whether an unreadable image becomes a row of NaN or an error.
-    batch_size : int, default=32
-        Images that go through the backbone at once.
+    engine : {"auto", "keras", "openvino"}, optional
+        What executes the backbone; the fastest there is if None.
+    precision : {"auto", "float32", "bfloat16"}, optional
+        What it computes in; bfloat16 only where embeddings stay what they are if None.
+    batch_size : int, optional
+        Images that go through the backbone at once; what suits the engine if None.
     workers : int, optional
         Threads that decode; as many as there are cores if None.
     device : {"auto", "cpu", "gpu"}, default="auto"
@@ -138,7 +146,9 @@ class ImageEmbedder(BackboneParameters, TransformerMixin, BaseEstimator):
         resize: str | None = None,
         image_root: PathLike | None = None,
         on_error: str = "null",
-        batch_size: int = 32,
+        engine: str | None = None,
+        precision: str | None = None,
+        batch_size: int | None = None,
         workers: int | None = None,
         device: str = "auto",
         cache_dir: PathLike | None = None,
@@ -152,6 +162,8 @@ class ImageEmbedder(BackboneParameters, TransformerMixin, BaseEstimator):
         self.resize = resize
         self.image_root = image_root
         self.on_error = on_error
+        self.engine = engine
+        self.precision = precision
         self.batch_size = batch_size
         self.workers = workers
         self.device = device

@@ -73,7 +73,9 @@ class _TwoStage(BackboneParameters, BaseEstimator):
         image_size: int | None = None,
         resize: str | None = None,
         image_root: PathLike | None = None,
-        batch_size: int = 32,
+        engine: str | None = None,
+        precision: str | None = None,
+        batch_size: int | None = None,
         workers: int | None = None,
         device: str = "auto",
         cache_dir: PathLike | None = None,
@@ -104,6 +106,8 @@ class _TwoStage(BackboneParameters, BaseEstimator):
         self.image_size = image_size
         self.resize = resize
         self.image_root = image_root
+        self.engine = engine
+        self.precision = precision
         self.batch_size = batch_size
         self.workers = workers
         self.device = device
@@ -316,8 +320,8 @@ class TwoStageClassifier(ClassifierMixin, _TwoStage):
         For the classifier only.
     log_target : bool, default=False
         Whether to learn the logarithm of a positive target. For the regressor only.
-    backbone, weights, layer, pooling, image_size, resize, image_root, batch_size, workers, \
-device, cache_dir
+    backbone, weights, layer, pooling, image_size, resize, image_root, engine, \
+precision, batch_size, workers, device, cache_dir
         See `ImageEmbedder`.
     random_state : int, RandomState or None, default=0
         Of everything random; None draws anew at each fit.
@@ -455,6 +459,8 @@ def load_model(
             pooling=asked.pooling,
             image_size=asked.image_size,
             resize=asked.resize,
+            engine=asked.engine,
+            precision=asked.precision,
         )
     estimator._adopt(model)
     return estimator

@@ -29,7 +29,7 @@ from twostage.store.store import EmbeddingStore
 from twostage.worker import Progress, ShardWorker
 
 PathLike = str | os.PathLike[str]
-_BATCHES_AHEAD = 4
+_IMAGES_AHEAD = 128
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ class ExtractionOptions:
 
     Attributes
     ----------
-    batch_size : int
-        Images that go through the backbone at once.
+    batch_size : int or None
+        Images that go through the backbone at once; what suits the engine if None.
     workers : int or None
         Threads that read and decode; as many as there are cores if None.
     device : {"auto", "cpu", "gpu"}
@@ -54,7 +54,7 @@ class ExtractionOptions:
         Called with the number of images done and the number to do.
     """
 
-    batch_size: int = 32
+    batch_size: int | None = None
     workers: int | None = None
     device: str = "auto"
     on_error: str = "null"
@@ -138,6 +138,8 @@ def extract(
     resize: str | None = None,
     dtype: str | None = None,
     random_state: int | None = None,
+    engine: str | None = None,
+    precision: str | None = None,
     **options: Any,
 ) -> ExtractionSummary:
     """Embed the images below a folder into a store, those that it does not hold yet.
@@ -151,7 +153,8 @@ def extract(
     names : iterable of str, optional
         Only these images, as a table names them, relative to ``images``. Names without a file
         become rows with an error.
-    backbone, weights, layer, pooling, image_size, resize, dtype, random_state
+    backbone, weights, layer, pooling, image_size, resize, dtype, random_state, engine, \
+precision
         See `twostage.backbones.spec.BackboneSettings`. What is not given is the store's own, or
         for a new store the default: MobileNetV2 with ImageNet weights.
     **options
@@ -173,7 +176,16 @@ def extract(
         If the store was made by another backbone, is held by another run, or can't be written.
     """
     settings = BackboneSettings(
-        backbone, weights, layer, pooling, image_size, resize, dtype, random_state
+        backbone,
+        weights,
+        layer,
+        pooling,
+        image_size,
+        resize,
+        dtype,
+        random_state,
+        engine,
+        precision,
     )
     how = ExtractionOptions(**options)
     folder, note = Path(images), None
@@ -184,7 +196,9 @@ def extract(
         references = list({reference.image: reference for reference in found.values()}.values())
         if not references:
             raise ImagesError("The table names no image: its image column is empty.")
-    summary = _embed_into(Path(store), references, LazyBackbone(settings, how.device), how)
+    summary = _embed_into(
+        Path(store), references, LazyBackbone(settings, how.device, how.batch_size), how
+    )
     return replace(summary, note=note)
 
 
@@ -198,7 +212,7 @@ def embed_files(
 
     Another run that writes that store is waited for. Errors are rows.
     """
-    backbone = LazyBackbone(wanted, options.device)
+    backbone = LazyBackbone(wanted, options.device, options.batch_size)
     path = folder / f"{backbone.spec.architecture}-{backbone.spec.key}"
     if references or not EmbeddingStore.exists_at(path):
         _embed_into(path, references, backbone, options, is_cache=True)
@@ -229,12 +243,11 @@ def _embed_into(
                 store,
                 backbone,
                 loader,
-                batch_size=options.batch_size,
                 fails_on_error=options.on_error == "fail",
                 n_images=sum(len(shard.images) for shard in plan.shards),
                 progress=options.progress,
             )
-            records = list(LocalExecutor().run(worker, plan.shards))
+            records = list(LocalExecutor().run(worker.run, plan.shards))
         errors = _errors_of(store, references)
         if errors and not is_cache:
             _judge(errors, len(references), options.on_error)
@@ -312,7 +325,7 @@ def _loader(store: EmbeddingStore, options: ExtractionOptions) -> ImageLoader:
         size_px=store.spec["input_size_px"],
         resize=store.spec["resize"],
         n_threads=options.workers or joblib.cpu_count(),
-        n_ahead=_BATCHES_AHEAD * options.batch_size,
+        n_ahead=_IMAGES_AHEAD,
     )
 
 

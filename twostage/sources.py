@@ -89,7 +89,7 @@ def blocks_from_files(
     options : ExtractionOptions
         How to run it.
     cache_dir : path-like, optional
-        See `twostage.cache.cache_folder`.
+        See `twostage.folders.cache_folder`.
     pooling : {"mean", "max", "first"}
         What becomes of several images in a row.
 

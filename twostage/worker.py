@@ -1,7 +1,13 @@
-"""The work on one shard: load its images, embed those whose bytes are new, commit the part."""
+"""The work on shards: load their images, embed those whose bytes are new, commit the parts.
 
-from collections.abc import Callable, Mapping, Sequence
+It overlaps: threads decode ahead, the engine has several batches under way, and batches run across
+the borders of shards.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain, islice
 
 import numpy as np
 import pyarrow as pa
@@ -34,15 +40,32 @@ class ShardRecord:
 
 @dataclass
 class _Work:
-    """What a shard has so far, by content hash where it is about pixels."""
+    """A shard under way.
 
+    Attributes
+    ----------
+    shard : Shard
+        What is to be done.
+    images : list of LoadedImage
+        What is loaded, without its pixels.
+    own : set of str
+        Content hashes that are embedded on its behalf.
+    awaited : set of str
+        Those that the engine has not given back yet.
+    """
+
+    shard: Shard
     images: list[LoadedImage] = field(default_factory=list)
-    batch: dict[str, np.ndarray] = field(default_factory=dict)
-    computed: dict[str, np.ndarray] = field(default_factory=dict)
+    own: set[str] = field(default_factory=set)
+    awaited: set[str] = field(default_factory=set)
+
+    @property
+    def is_complete(self) -> bool:
+        return len(self.images) == len(self.shard.images) and not self.awaited
 
 
 class ShardWorker:
-    """Turns shards into committed parts, one call each.
+    """Turns shards into committed parts.
 
     Parameters
     ----------
@@ -52,8 +75,6 @@ class ShardWorker:
         Built when the first image needs it.
     loader : ImageLoader
         Decodes ahead of the backbone.
-    batch_size : int
-        Images that go through the backbone at once.
     fails_on_error : bool
         Whether an unreadable image ends the run.
     n_images : int
@@ -68,7 +89,6 @@ class ShardWorker:
         backbone: LazyBackbone,
         loader: ImageLoader,
         *,
-        batch_size: int,
         fails_on_error: bool = False,
         n_images: int = 0,
         progress: Progress | None = None,
@@ -76,35 +96,110 @@ class ShardWorker:
         self._store = store
         self._backbone = backbone
         self._loader = loader
-        self._batch_size = batch_size
         self._fails_on_error = fails_on_error
         self._n_images = n_images
         self._n_done = 0
         self._progress = progress
         self._sizes = _sizes_by_hash(store.index())
+        self._open: deque[_Work] = deque()
+        self._embedded: dict[str, np.ndarray] = {}  # of open shards, by content hash
+        self._failure: LoadedImage | None = None  # what ends the run, once the rest is committed
+        self._records: deque[ShardRecord] = deque()
 
-    def __call__(self, shard: Shard) -> ShardRecord:
-        """Look at a shard's images, and commit its part.
+    def run(self, shards: Iterable[Shard]) -> Iterator[ShardRecord]:
+        """Look at the images of shards, and commit their parts, in order.
 
         Raises
         ------
         ImagesError
             If an image is unreadable and that is to end the run.
         StoreError
-            If the part can't be written.
+            If a part can't be written.
         """
-        work = _Work()
-        for image in self._loader.load(shard.images, known=self._sizes):
-            self._take(image, work)
-        self._embed(work)
-        reused = self._reuse(work, shard)
-        fine = [image for image in work.images if image.error is None]
-        embeddings = reused | work.computed
-        self._remember_sizes(fine)
-        rows = _rows(work.images, embeddings, self._sizes, self._store.schema)
-        if not self._is_committed(shard.part, rows):
-            self._store.write_part(shard.part, rows)
-        return ShardRecord(len(work.computed), len(fine) - len(work.computed))
+        sent: deque[list[str]] = deque()
+        batches = self._batches(shards, sent)
+        for first in batches:  # without any, the backbone is not built
+            for embeddings in self._backbone.get().run(chain([first], batches)):
+                self._receive(sent.popleft(), embeddings)
+                yield from self._committed()
+        yield from self._committed()
+        if self._failure is not None:
+            raise ImagesError(
+                f"'{self._failure.image}' can't be used ({self._failure.error}). Fix the file, or "
+                "drop --on-error fail to keep such images as rows without an embedding."
+            )
+
+    def _batches(self, shards: Iterable[Shard], sent: deque[list[str]]) -> Iterator[np.ndarray]:
+        """Yield the pixels of new bytes, batch by batch, and note in ``sent`` whose they are."""
+        batch: dict[str, np.ndarray] = {}
+
+        def flush() -> np.ndarray:
+            sent.append(list(batch))
+            pixels = np.stack(list(batch.values()))
+            batch.clear()
+            return pixels
+
+        shards = list(shards)
+        everything = chain.from_iterable(shard.images for shard in shards)
+        loaded = self._loader.load(everything, known=self._sizes)
+        for shard in shards:
+            work = _Work(shard)
+            self._open.append(work)
+            for image in islice(loaded, len(shard.images)):
+                if image.error is not None and self._fails_on_error:
+                    self._failure = image
+                    break
+                if self._note(image, work) and image.pixels is not None:
+                    batch[str(image.content_hash)] = image.pixels
+                    if len(batch) >= self._backbone.get().batch_size:
+                        yield flush()
+            self._commit_complete()
+            if self._failure is not None:
+                break
+        if batch:
+            yield flush()
+
+    def _note(self, image: LoadedImage, work: _Work) -> bool:
+        """Note what was loaded; whether it is to be embedded, on behalf of its shard."""
+        work.images.append(replace(image, pixels=None))
+        self._n_done += 1
+        content_hash = str(image.content_hash)
+        is_known = content_hash in self._sizes or any(content_hash in w.own for w in self._open)
+        if image.pixels is None or is_known:
+            return False
+        work.own.add(content_hash)
+        work.awaited.add(content_hash)
+        return True
+
+    def _receive(self, hashes: Sequence[str], embeddings: np.ndarray) -> None:
+        """Take what the engine gives back, and commit what that completes."""
+        self._embedded.update(zip(hashes, embeddings, strict=True))
+        for work in self._open:
+            work.awaited.difference_update(hashes)
+        self._commit_complete()
+        if self._progress is not None:
+            self._progress(
+                self._n_done - sum(len(work.awaited) for work in self._open), self._n_images
+            )
+
+    def _committed(self) -> Iterator[ShardRecord]:
+        while self._records:
+            yield self._records.popleft()
+
+    def _commit_complete(self) -> None:
+        """Commit the shards that are complete, in order: later ones may need what earlier have."""
+        while self._open and self._open[0].is_complete:
+            work = self._open[0]
+            embeddings = self._embeddings_of(work)
+            fine = [image for image in work.images if image.error is None]
+            self._remember_sizes(fine)
+            rows = _rows(work.images, embeddings, self._sizes, self._store.schema)
+            if not self._is_committed(work.shard.part, rows):
+                self._store.write_part(work.shard.part, rows)
+            for content_hash in work.own:
+                del self._embedded[content_hash]
+            self._records.append(ShardRecord(len(work.own), len(fine) - len(work.own)))
+            self._open.popleft()
 
     def _is_committed(self, part: str, rows: pa.Table) -> bool:
         """Whether the part holds these very rows, so that it need not be written again."""
@@ -114,47 +209,28 @@ class ShardWorker:
         old = {row["image"]: row for row in self._store.read_part(part, names).to_pylist()}
         return all(old.get(row["image"]) == row for row in rows.select(names).to_pylist())
 
-    def _reuse(self, work: _Work, shard: Shard) -> dict[str, np.ndarray]:
-        """Take over the embeddings of known bytes; embed those whose row is gone meanwhile."""
+    def _embeddings_of(self, work: _Work) -> dict[str, np.ndarray]:
+        """Return a shard's embeddings: its own, and those of known bytes.
+
+        Known bytes whose row is gone meanwhile, for it was written anew, are embedded again.
+        """
+        own = {content_hash: self._embedded[content_hash] for content_hash in work.own}
         known = {
             position: str(image.content_hash)
             for position, image in enumerate(work.images)
-            if image.error is None and image.content_hash not in work.computed
+            if image.error is None and image.content_hash not in own
         }
         reused = self._store.known(list(known.values()))
         lost = [position for position, content_hash in known.items() if content_hash not in reused]
-        again = self._loader.load([shard.images[position] for position in lost], known=())
+        again = self._loader.load([work.shard.images[position] for position in lost], known=())
         for position, image in zip(lost, again, strict=True):
             work.images[position] = replace(image, pixels=None)
-            self._queue(image, work)
-        self._embed(work)
-        return reused
-
-    def _take(self, image: LoadedImage, work: _Work) -> None:
-        if image.error is not None and self._fails_on_error:
-            raise ImagesError(
-                f"'{image.image}' can't be used ({image.error}). Fix the file, or drop "
-                "--on-error fail to keep such images as rows without an embedding."
-            )
-        work.images.append(replace(image, pixels=None))
-        self._n_done += 1
-        self._queue(image, work)
-
-    def _queue(self, image: LoadedImage, work: _Work) -> None:
-        """Put an image of new bytes into the batch, and embed the batch when it is full."""
-        if image.pixels is not None and image.content_hash not in work.computed:
-            work.batch[str(image.content_hash)] = image.pixels
-        if len(work.batch) == self._batch_size:
-            self._embed(work)
-
-    def _embed(self, work: _Work) -> None:
-        if work.batch:
-            pixels = np.stack(list(work.batch.values()))
-            embeddings = self._backbone.get().embed(pixels, self._batch_size)
-            work.computed.update(zip(work.batch, embeddings, strict=True))
-            work.batch.clear()
-        if self._progress is not None:
-            self._progress(self._n_done, self._n_images)
+            content_hash = str(image.content_hash)
+            if image.pixels is not None and content_hash not in own | reused:
+                (embedding,) = self._backbone.get().run([image.pixels[None]])
+                self._embedded[content_hash] = own[content_hash] = embedding[0]
+                work.own.add(content_hash)
+        return reused | own
 
     def _remember_sizes(self, images: Sequence[LoadedImage]) -> None:
         for image in images:

@@ -27,11 +27,16 @@ class Device:
     name : str
         As Keras names it: "cpu:0" or "gpu:0".
     description : str
-        For people: backend, device, and why it is not the GPU if there is one.
+        For people, with the reason why it is not the GPU if there is one.
     """
 
     name: str
     description: str
+
+    @property
+    def is_gpu(self) -> bool:
+        """Whether it is a GPU."""
+        return self.name.startswith("gpu")
 
 
 def choose_device(requested: str) -> Device:
@@ -52,13 +57,13 @@ def choose_device(requested: str) -> Device:
     backend = keras.backend.backend()
     gpus = _gpus_of(backend) if requested != "cpu" else []
     if gpus:
-        return Device("gpu:0", f"{backend} on GPU {gpus[0]}")
+        return Device("gpu:0", f"GPU {gpus[0]}")
     why_not = _why_no_gpu(backend)
     if requested == "gpu":
         raise BackboneError(
             f"--device gpu: {why_not or 'this machine has no NVIDIA GPU'}. Use --device cpu."
         )
-    cpu = f"{backend} on CPU, {joblib.cpu_count()} cores"
+    cpu = f"CPU, {joblib.cpu_count()} cores"
     is_wanted = requested == "cpu" or why_not is None
     return Device("cpu:0", cpu if is_wanted else f"{cpu} ({why_not})")
 

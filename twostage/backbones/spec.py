@@ -15,6 +15,9 @@ LARGEST_SIZE_PX = 4096
 PENULTIMATE = "penultimate"
 POOLINGS = ("avg", "max")
 STORAGE_DTYPES = ("float32", "float16")
+AUTO = "auto"
+ENGINES = (AUTO, "keras", "openvino")
+PRECISIONS = (AUTO, "float32", "bfloat16")
 _NUMERIC_VARIANT = ("engine", "precision", "storage_dtype")
 _PROVENANCE = ("weights", "weights_file_hash")
 
@@ -41,6 +44,10 @@ class BackboneSettings:
         Of the stored embeddings.
     random_state : int, default 0
         Seed of "random" weights.
+    engine : {"auto", "keras", "openvino"}, default "auto"
+        What executes it; see `twostage.backbones.engines.choose_variant`.
+    precision : {"auto", "float32", "bfloat16"}, default "auto"
+        What it computes in.
     """
 
     backbone: str | None = None
@@ -51,11 +58,15 @@ class BackboneSettings:
     resize: str | None = None
     dtype: str | None = None
     random_state: int | None = None
+    engine: str | None = None
+    precision: str | None = None
 
     def __post_init__(self) -> None:
         _check_choice("resize", self.resize, RESIZE_POLICIES)
         _check_choice("pooling", self.pooling, POOLINGS)
         _check_choice("dtype", self.dtype, STORAGE_DTYPES)
+        _check_choice("engine", self.engine, ENGINES)
+        _check_choice("precision", self.precision, PRECISIONS)
         architecture = find_architecture(self.backbone or DEFAULT_BACKBONE)
         least = architecture.min_size_px
         if self.image_size is not None and not least <= self.image_size <= LARGEST_SIZE_PX:
@@ -91,6 +102,8 @@ class BackboneSettings:
             resize=self.resize or "crop",
             dtype=self.dtype or "float32",
             random_state=self.random_state or 0,
+            engine=self.engine or AUTO,
+            precision=self.precision or AUTO,
         )
 
 
@@ -186,6 +199,8 @@ class BackboneSpec:
             resize=self.resize,
             dtype=self.storage_dtype,
             random_state=int(seed) if is_random else None,
+            engine=self.engine,
+            precision=self.precision,
         )
 
     def conflicts(self, settings: BackboneSettings) -> list[str]:
@@ -201,6 +216,8 @@ class BackboneSpec:
             "image_size": (settings.image_size, self.input_size_px),
             "resize": (settings.resize, self.resize),
             "dtype": (settings.dtype, self.storage_dtype),
+            "engine": (_named(settings.engine), self.engine),
+            "precision": (_named(settings.precision), self.precision),
         }
         return [
             f"{name} is {mine}, asked for {theirs}"
@@ -235,6 +252,10 @@ class BackboneSpec:
 
     def _without(self, *names: str) -> dict[str, Any]:
         return {name: value for name, value in asdict(self).items() if name not in names}
+
+
+def _named(choice: str | None) -> str | None:
+    return None if choice == AUTO else choice
 
 
 def _check_choice(name: str, value: str | None, choices: tuple[str, ...]) -> None:

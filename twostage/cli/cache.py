@@ -17,7 +17,8 @@ def cache() -> None:
 @cache.command()
 def info() -> None:
     """Say where the cache is and what it holds."""
-    from twostage.cache import cache_folder, cached_stores
+    from twostage.cache import cached_stores
+    from twostage.folders import cache_folder
 
     stores = cached_stores()
     print_result(f"{cache_folder()}: {plural(len(stores), 'backbone')}.")

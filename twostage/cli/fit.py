@@ -319,7 +319,16 @@ def _embed(
         return {}, None
     chosen = {
         name: options[name]
-        for name in ("backbone", "weights", "layer", "pooling", "image_size", "resize")
+        for name in (
+            "backbone",
+            "weights",
+            "layer",
+            "pooling",
+            "image_size",
+            "resize",
+            "engine",
+            "precision",
+        )
     }
     if store is not None:
         given = [f"--{name.replace('_', '-')}" for name, value in chosen.items() if value]

@@ -45,15 +45,23 @@ backbone_options = together(
         type=click.Choice(["crop", "squash", "pad"]),
         help="How an image becomes a square: cut its centre, change its aspect ratio, add black.",
     ),
+    click.option(
+        "--engine",
+        type=click.Choice(["auto", "keras", "openvino"]),
+        help="What executes the backbone; auto takes the fastest there is.",
+    ),
+    click.option(
+        "--precision",
+        type=click.Choice(["auto", "float32", "bfloat16"]),
+        help="What it computes in; auto takes bfloat16 only where embeddings stay what they are.",
+    ),
 )
 
 run_options = together(
     click.option(
         "--batch-size",
         type=click.IntRange(1),
-        default=32,
-        show_default=True,
-        help="Images that go through the backbone at once.",
+        help="Images that go through the backbone at once; by default what suits the engine.",
     ),
     click.option(
         "--workers", type=click.IntRange(1), help="Threads that decode; one per core by default."

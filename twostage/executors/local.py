@@ -1,4 +1,4 @@
-"""Run shards in this process, one after the other."""
+"""Run shards in this process."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
@@ -8,8 +8,8 @@ R = TypeVar("R")
 
 
 class LocalExecutor:
-    """Runs a worker over shards here; the worker overlaps decoding and the backbone itself."""
+    """Runs a worker over shards here; the worker overlaps decoding, the engine and writing."""
 
-    def run(self, worker: Callable[[S], R], shards: Iterable[S]) -> Iterator[R]:
+    def run(self, worker: Callable[[Iterable[S]], Iterator[R]], shards: Iterable[S]) -> Iterator[R]:
         """Yield what the worker returns for each shard, as each is done."""
-        return map(worker, shards)
+        return worker(shards)

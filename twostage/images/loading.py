@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -75,12 +75,12 @@ class ImageLoader:
     def __exit__(self, *exc_info: object) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def load(self, references: Sequence[Reference], known: Container[str]) -> Iterator[LoadedImage]:
+    def load(self, references: Iterable[Reference], known: Container[str]) -> Iterator[LoadedImage]:
         """Yield what is at each reference, in order.
 
         Parameters
         ----------
-        references : sequence of Reference
+        references : iterable of Reference
             What to load.
         known : container of str
             Content hashes whose embedding is there already: such images are not decoded.
@@ -116,7 +116,7 @@ def _settled(mtime_ns: int) -> int | None:
 def _map_in_order(
     pool: ThreadPoolExecutor,
     work: Callable[[Reference], LoadedImage],
-    references: Sequence[Reference],
+    references: Iterable[Reference],
     n_ahead: int,
 ) -> Iterator[LoadedImage]:
     """``map`` that never runs further ahead of its reader than ``n_ahead``."""

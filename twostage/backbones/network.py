@@ -1,4 +1,4 @@
-"""Build a Keras network, load its weights, strip its top, and compile one forward.
+"""Build a Keras network, load its weights, strip its top.
 
 The only place that imports Keras. It uses Keras alone, so that every Keras backend will do.
 """
@@ -8,6 +8,7 @@ import random
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import sqrt
 from typing import Any
@@ -48,52 +49,46 @@ with _muted_stderr():
 _IMAGENET_VARIANCE = (0.229, 0.224, 0.225)  # named so by Keras; in truth standard deviations
 
 
-class KerasBackbone:
-    """A stripped network, ready to embed.
+@dataclass(frozen=True)
+class Network:
+    """A stripped network.
 
     Attributes
     ----------
     spec : BackboneSpec
         What it is.
     model : keras.Model
-        From uint8 pixels of shape (n, size, size, 3) to float32 embeddings of shape (n, dim).
+        From uint8 pixels of shape (n, size, size, 3) to float32 embeddings of shape (n, dim), not
+        L2-normalised.
     """
 
-    def __init__(self, spec: BackboneSpec, model: Any, device: str | None):
-        self.spec = spec
-        self.model = model
-        self._device = device
+    spec: BackboneSpec
+    model: Any
 
-    def embed(self, batch: np.ndarray, batch_size: int) -> np.ndarray:
-        """Turn images into embeddings.
-
-        Parameters
-        ----------
-        batch : uint8 array of shape (n, size, size, 3)
-            RGB pixels, with n at most ``batch_size``. Not modified.
-        batch_size : int
-            The batch is filled up to it, so that the network is compiled for one shape and an
-            embedding does not depend on how many images came with it.
-
-        Returns
-        -------
-        float32 array of shape (n, dim)
-            Row i belongs to image i. Not L2-normalised.
-        """
-        n = len(batch)
-        if n < batch_size:
-            batch = np.concatenate([batch, np.zeros((batch_size - n, *batch.shape[1:]), "u1")])
-        with _on(self._device):
-            return np.asarray(self.model.predict_on_batch(batch), dtype=np.float32)[:n]
+    def export(self, file: str) -> None:
+        """Write the network as OpenVINO's .xml and .bin."""
+        with _muted_stderr():
+            self.model.export(file, format="openvino", verbose=False)
 
 
-def load_backbone(settings: BackboneSettings, device: str | None = None) -> KerasBackbone:
+def backend() -> str:
+    """Return what Keras runs on: "tensorflow", "jax" or "torch"."""
+    return str(keras.backend.backend())
+
+
+def on_device(device: str | None) -> AbstractContextManager[Any]:
+    """Return the scope in which Keras runs on a device."""
+    scope: Callable[[str], AbstractContextManager[Any]] = keras.device
+    return scope(device) if device else nullcontext()
+
+
+def load_network(settings: BackboneSettings, device: str | None = None) -> Network:
     """Build the backbone that the settings ask for, and resolve its spec; the last two are kept.
 
     Parameters
     ----------
     settings : BackboneSettings
-        Open choices take their defaults.
+        Open choices take their defaults; engine and precision are not looked at.
     device : str or None
         As Keras names it ("cpu:0", "gpu:0"); None leaves the choice to the backend.
 
@@ -102,17 +97,15 @@ def load_backbone(settings: BackboneSettings, device: str | None = None) -> Kera
     BackboneError
         If the weights can't be had or don't fit, or the layer can't be stripped to.
     """
-    settings = settings.with_defaults()
+    settings = replace(settings.with_defaults(), engine=None, precision=None)
     file = settings.weights_file
     return _load(settings, hash_file(file) if file else None, device)
 
 
 @lru_cache(maxsize=2)
-def _load(
-    settings: BackboneSettings, weights_file_hash: str | None, device: str | None
-) -> KerasBackbone:
+def _load(settings: BackboneSettings, weights_file_hash: str | None, device: str | None) -> Network:
     architecture = find_architecture(str(settings.backbone))
-    with _on(device):
+    with on_device(device):
         trunk, pooling = _load_trunk(architecture, settings)
         model = _with_preprocessing(trunk, architecture, int(settings.image_size or 0))
     spec = BackboneSpec(
@@ -128,7 +121,7 @@ def _load(
         preprocessing=architecture.preprocessing,
         storage_dtype=str(settings.dtype),
     )
-    return KerasBackbone(spec, model, device)
+    return Network(spec, model)
 
 
 def _load_trunk(architecture: Architecture, settings: BackboneSettings) -> tuple[Any, str | None]:
@@ -320,11 +313,6 @@ def _seeded(seed: int) -> Iterator[None]:
         yield
     finally:
         random.setstate(state)
-
-
-def _on(device: str | None) -> AbstractContextManager[Any]:
-    scope: Callable[[str], AbstractContextManager[Any]] = keras.device
-    return scope(device) if device else nullcontext()
 
 
 def _provenance(settings: BackboneSettings) -> str:

@@ -1,0 +1,154 @@
+"""Execute a backbone with OpenVINO: asynchronous requests on CPU streams, uint8 in.
+
+The network is converted once, by Keras itself, and kept in a cache folder.
+"""
+
+import shutil
+import tempfile
+import xml.etree.ElementTree as ET
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import joblib
+import numpy as np
+import openvino
+
+from twostage.backbones.spec import BackboneSpec
+from twostage.folders import cache_folder
+
+_BATCH_SIZE = 4  # activations of so few images stay in the processor's cache
+_N_FIRST_CONVOLUTIONS = 2
+_IN_FLOAT32 = {"name": "precise", "version": "0"}
+FOLDER = "engines"
+_MODEL, _WEIGHTS = "network.xml", "network.bin"
+
+
+def has_native_bfloat16() -> bool:
+    """Whether the processor has instructions for bfloat16 (AVX512-BF16 or AMX)."""
+    capabilities = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return "BF16" in capabilities
+
+
+class OpenVINOEngine:
+    """A converted network, compiled for this processor.
+
+    Parameters
+    ----------
+    spec : BackboneSpec
+        What it is; its precision decides how it is compiled.
+    folder : path
+        Where the converted network is; see `converted`.
+    batch_size : int, optional
+        4 if None.
+    """
+
+    def __init__(self, spec: BackboneSpec, folder: Path, batch_size: int | None = None):
+        self.spec = spec
+        self.batch_size = batch_size or _BATCH_SIZE
+        core = openvino.Core()
+        model = _read(core, folder, spec.precision)
+        model.reshape([self.batch_size, spec.input_size_px, spec.input_size_px, 3])
+        n_threads = joblib.cpu_count()
+        options = {
+            "INFERENCE_PRECISION_HINT": {"float32": "f32", "bfloat16": "bf16"}[spec.precision],
+            "NUM_STREAMS": str(n_threads),
+            "INFERENCE_NUM_THREADS": str(n_threads),
+        }
+        self._compiled = core.compile_model(model, "CPU", options)
+        self._n_in_flight = n_threads + 1  # one waits, so that no stream does
+
+    def run(self, batches: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        """Embed batches; see `Engine.run`. Each is filled up to the batch size."""
+        free = [_Request(self._compiled) for _ in range(self._n_in_flight)]
+        waiting: deque[_Request] = deque()
+        try:
+            for batch in batches:
+                if not free:
+                    done = waiting.popleft()
+                    yield done.result()
+                    free.append(done)
+                request = free.pop()
+                request.start(batch)
+                waiting.append(request)
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for request in waiting:
+                request.abandon()
+
+
+class _Request:
+    """One request, whose input buffer is its own: OpenVINO would write into the caller's."""
+
+    def __init__(self, compiled: Any):
+        self._request = compiled.create_infer_request()
+        self._pixels = self._request.get_input_tensor().data
+        self._n = 0
+
+    def start(self, batch: np.ndarray) -> None:
+        self._n = len(batch)
+        self._pixels[: self._n] = batch
+        self._pixels[self._n :] = 0
+        self._request.start_async()
+
+    def result(self) -> np.ndarray:
+        self._request.wait()
+        embeddings: np.ndarray = self._request.get_output_tensor().data[: self._n].copy()
+        return embeddings
+
+    def abandon(self) -> None:
+        """Wait for what is under way: a request must not be freed before."""
+        self._request.wait()
+
+
+def converted(spec: BackboneSpec, export: Callable[[str], None]) -> Path:
+    """Return the folder of the converted network; convert it, if it is not in the cache.
+
+    Parameters
+    ----------
+    spec : BackboneSpec
+        What it is.
+    export : callable
+        Writes OpenVINO's files, given the name of the .xml.
+    """
+    name = f"{spec.architecture}-{spec.identity}-openvino-{openvino.__version__.split('-')[0]}"
+    folder = cache_folder() / FOLDER / name
+    if not (folder / _MODEL).exists():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix="_", dir=folder.parent))
+        try:
+            export(str(scratch / _MODEL))
+            if not (folder / _MODEL).exists():  # another process may have been quicker
+                scratch.rename(folder)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+    return folder
+
+
+def _read(core: openvino.Core, folder: Path, precision: str) -> openvino.Model:
+    """Read the network; for bfloat16, mark what has to stay in float32.
+
+    Depthwise convolutions sum few products, of values that range widely from channel to channel:
+    they, the stem and the projection after it lose the most in bfloat16, and cost the least in
+    float32.
+    """
+    if precision == "float32":
+        return core.read_model(folder / _MODEL, folder / _WEIGHTS)
+    tree = ET.parse(folder / _MODEL)
+    layers = tree.getroot().findall("layers/layer")
+    dense = [layer for layer in layers if layer.get("type") == "Convolution"]
+    depthwise = [layer for layer in layers if layer.get("type") == "GroupConvolution"]
+    for layer in [*depthwise, *dense[:_N_FIRST_CONVOLUTIONS]] if depthwise else ():
+        _mark(layer)
+    weights = np.fromfile(folder / _WEIGHTS, np.uint8)
+    return core.read_model(ET.tostring(tree.getroot()), openvino.Tensor(weights))
+
+
+def _mark(layer: ET.Element) -> None:
+    notes = layer.find("rt_info")
+    if notes is None:
+        notes = ET.Element("rt_info")
+        layer.insert(1 if layer.find("data") is not None else 0, notes)
+    ET.SubElement(notes, "attribute", _IN_FLOAT32)

@@ -1,0 +1,14 @@
+"""Where twostage keeps what it can make again."""
+
+import os
+from pathlib import Path
+
+import platformdirs
+
+VARIABLE = "TWOSTAGE_CACHE"
+
+
+def cache_folder(cache_dir: str | os.PathLike[str] | None = None) -> Path:
+    """Return where the cache is: ``cache_dir``, ``TWOSTAGE_CACHE``, or the user's cache folder."""
+    chosen = cache_dir or os.environ.get(VARIABLE) or platformdirs.user_cache_dir("twostage")
+    return Path(chosen).expanduser()
