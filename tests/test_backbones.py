@@ -1,6 +1,7 @@
 """Real Keras networks: our embedding against Keras' own, and what weights files may be."""
 
 import importlib
+from collections.abc import Callable
 from pathlib import Path
 
 import keras
@@ -9,8 +10,10 @@ import pytest
 
 from twostage.backbones import devices, lazy, network
 from twostage.backbones.catalogue import CATALOGUE, Architecture, find_architecture
+from twostage.backbones.conversion import convert
 from twostage.backbones.keras_engine import KerasEngine
 from twostage.backbones.network import Network, load_network
+from twostage.backbones.openvino_engine import OpenVINOEngine
 from twostage.backbones.spec import BackboneSettings
 from twostage.errors import BackboneError, UsageError
 
@@ -98,15 +101,33 @@ def embed(network: Network, batch: np.ndarray, batch_size: int) -> np.ndarray:
     return embeddings
 
 
+def embed_by_openvino(
+    network: Network, settings: BackboneSettings, batch: np.ndarray
+) -> np.ndarray:
+    """Embed one batch by the OpenVINO engine, in float32."""
+    how = (network.spec, network.export, lambda folder: None)
+    folder = convert(settings.with_defaults(), *how).folder
+    (embeddings,) = OpenVINOEngine(network.spec, folder, len(batch)).run([batch])
+    return embeddings
+
+
+def difference(ours: np.ndarray, theirs: np.ndarray) -> float:
+    """Return the norm of the difference over the norm, of the worst image."""
+    return float((np.linalg.norm(ours - theirs, axis=1) / np.linalg.norm(theirs, axis=1)).max())
+
+
 def assert_close(ours: np.ndarray, theirs: np.ndarray) -> None:
-    difference = np.linalg.norm(ours - theirs, axis=1)
-    assert (difference <= 1e-5 * np.linalg.norm(theirs, axis=1)).all()
+    assert difference(ours, theirs) <= 1e-5
 
 
 @pytest.mark.parametrize("name", ROWS)
 def test_embedding_is_what_enters_keras_own_classifier(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    record_property: Callable[[str, object], None],
 ) -> None:
+    """By every engine; benchmarks/golden.py collects the differences recorded here."""
     row = CATALOGUE[name]
     file = tmp_path / "with_top.weights.h5"
     network = keras_own(row, file, monkeypatch)
@@ -118,13 +139,17 @@ def test_embedding_is_what_enters_keras_own_classifier(
     penultimate = keras.Model(network.input, keras.layers.Flatten()(classifier.input))
     theirs = penultimate.predict(preprocess_input(row, batch), verbose=0)
 
-    backbone = load_network(BackboneSettings(name, weights=str(file)))
-    ours = embed(backbone, batch, 2)
-
-    assert ours.shape == (2, row.dim)
+    settings = BackboneSettings(name, weights=str(file))
+    backbone = load_network(settings)
     assert backbone.spec.dim == row.dim
+    for engine, ours in (
+        ("keras", embed(backbone, batch, 2)),
+        ("openvino", embed_by_openvino(backbone, settings, batch)),
+    ):
+        assert ours.shape == (2, row.dim)
+        record_property(engine, difference(ours, theirs))
+        assert_close(ours, theirs)
     np.testing.assert_array_equal(batch, before)
-    assert_close(ours, theirs)
     forget()
 
 
@@ -284,6 +309,7 @@ def test_a_gpu_that_can_not_be_used_is_explained(monkeypatch: pytest.MonkeyPatch
 
 def test_a_gpu_that_can_be_used_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devices, "_gpus_of", lambda backend: ["Some GPU"])
+    monkeypatch.setattr(devices, "_may_have_gpu", lambda: True)
     assert devices.choose_device("auto").name == "gpu:0"
     assert devices.choose_device("cpu").name == "cpu:0"
 

@@ -1,18 +1,22 @@
 """What executes a backbone: the choice, and that all give the same embeddings."""
 
+import subprocess
+import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from twostage.backbones import engines, keras_engine
+from twostage.backbones import engines, keras_engine, lazy
+from twostage.backbones.conversion import convert, find_converted
 from twostage.backbones.engines import Variant, choose_variant
 from twostage.backbones.keras_engine import KerasEngine
 from twostage.backbones.lazy import LazyBackbone
 from twostage.backbones.network import Network, load_network
-from twostage.backbones.openvino_engine import OpenVINOEngine, converted, has_native_bfloat16
+from twostage.backbones.openvino_engine import OpenVINOEngine, has_native_bfloat16
 from twostage.backbones.spec import BackboneSettings
 from twostage.errors import BackboneError
 from twostage.folders import cache_folder
@@ -22,14 +26,21 @@ needs_bfloat16 = pytest.mark.skipif(
 )
 
 
+SMALL = BackboneSettings("mobilenet_v2_035", weights="random", image_size=64).with_defaults()
+
+
+def trust(folder: Path) -> None:
+    """Don't check a conversion."""
+
+
 @pytest.fixture(scope="module")
 def network() -> Network:
-    return load_network(BackboneSettings("mobilenet_v2_035", weights="random", image_size=64))
+    return load_network(SMALL)
 
 
 @pytest.fixture
 def folder(network: Network) -> Path:
-    return converted(network.spec, network.export)
+    return convert(SMALL, network.spec, network.export, trust).folder
 
 
 def pixels(n: int, seed: int = 0) -> np.ndarray:
@@ -92,9 +103,67 @@ def test_a_run_that_is_given_up_can_be_followed_by_another(network: Network, fol
     np.testing.assert_array_equal(np.vstack(list(engine.run(given))), np.vstack(expected))
 
 
-def test_a_network_is_converted_once(network: Network, folder: Path) -> None:
-    assert converted(network.spec, lambda file: pytest.fail("converted again")) == folder
+def test_a_converted_network_is_found_again(network: Network, folder: Path) -> None:
+    for settings in (
+        SMALL,
+        replace(SMALL, engine="openvino", precision="float32", dtype="float16"),
+    ):
+        found = find_converted(settings)
+        assert found is not None
+        assert found.folder == folder
+        assert found.spec == network.spec
     assert [path.name for path in (cache_folder() / "engines").iterdir()] == [folder.name]
+
+
+@pytest.mark.parametrize(
+    "other", [{"random_state": 1}, {"image_size": 96}, {"pooling": "max"}, {"layer": "Conv_1"}]
+)
+def test_another_network_is_not_taken_for_it(folder: Path, other: dict[str, object]) -> None:
+    assert find_converted(replace(SMALL, **other)) is None
+
+
+def test_another_version_of_keras_converts_anew(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("twostage.backbones.conversion.version", lambda name: "99.0")
+    assert find_converted(SMALL) is None
+
+
+@pytest.mark.parametrize("name", ["network.xml", "network.bin", "converted.json"])
+@pytest.mark.parametrize("harm", ["flip", "cut", "delete"])
+def test_a_damaged_conversion_is_made_anew(
+    network: Network, folder: Path, name: str, harm: str
+) -> None:
+    file = folder / name
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 0x55
+    file.write_bytes(data if harm == "flip" else data[:-20])
+    if harm == "delete":
+        file.unlink()
+    assert find_converted(SMALL) is None
+    assert convert(SMALL, network.spec, network.export, trust).folder == folder
+    assert find_converted(SMALL) is not None
+
+
+def test_imagenet_weights_that_change_on_disk_are_converted_anew(
+    network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Keras takes the file that lies there under the name it looks for."""
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    models = tmp_path / "models"
+    models.mkdir()
+    (models / "weights.h5").write_bytes(b"one")
+    imagenet = replace(SMALL, weights="imagenet")
+    convert(imagenet, network.spec, network.export, trust)
+    assert find_converted(imagenet) is not None
+    (models / "another_network.h5").write_bytes(b"downloaded later")
+    assert find_converted(imagenet) is not None
+    (models / "weights.h5").write_bytes(b"two!")
+    assert find_converted(imagenet) is None
+    (models / "weights.h5").unlink()  # to free the disk
+    assert find_converted(imagenet) is not None
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "other"))
+    assert find_converted(imagenet) is None
 
 
 def test_a_conversion_that_fails_leaves_nothing(network: Network) -> None:
@@ -103,8 +172,61 @@ def test_a_conversion_that_fails_leaves_nothing(network: Network) -> None:
         raise OSError("disk full")
 
     with pytest.raises(OSError, match="disk full"):
-        converted(network.spec, fail)
+        convert(SMALL, network.spec, fail, trust)
     assert not list((cache_folder() / "engines").iterdir())
+
+
+def test_a_conversion_that_computes_something_else_is_refused_and_not_kept(
+    network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wrongly(self: Network, file: str) -> None:
+        other = load_network(replace(SMALL, random_state=1))
+        other.model.export(file, format="openvino", verbose=False)
+
+    lazy._engine.cache_clear()
+    monkeypatch.setattr(Network, "export", wrongly)
+    with pytest.raises(BackboneError, match=r"differ from Keras' own by .* Use --engine keras"):
+        LazyBackbone(SMALL, "cpu").get()
+    assert find_converted(SMALL) is None
+
+
+def test_a_network_that_openvino_can_not_take_is_refused(
+    network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: Network, file: str) -> None:
+        raise RuntimeError("no conversion rule for SomeOp\nlong story")
+
+    lazy._engine.cache_clear()
+    monkeypatch.setattr(Network, "export", fail)
+    message = r"can't take 'mobilenet_v2_035' \(no conversion rule for SomeOp\). Use --engine keras"
+    with pytest.raises(BackboneError, match=message):
+        LazyBackbone(SMALL, "cpu").get()
+    assert not list((cache_folder() / "engines").iterdir())
+
+
+def test_outputs_that_are_none_of_the_networks_are_taken_away() -> None:
+    """Keras' swish has a gradient of its own, which shows in the converted network."""
+    settings = BackboneSettings(
+        "efficientnet_b0", weights="random", image_size=32, engine="openvino"
+    )
+    given = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
+    (ours,) = LazyBackbone(settings, "cpu").get().run([given])
+    theirs = load_network(settings).embed(given)
+    assert (relative_difference(ours, theirs) < 1e-5).all()
+
+
+def test_a_converted_network_needs_no_keras(folder: Path) -> None:
+    code = (
+        "import sys, numpy as np\n"
+        "from twostage.backbones.lazy import LazyBackbone\n"
+        "from twostage.backbones.spec import BackboneSettings\n"
+        "settings = BackboneSettings('mobilenet_v2_035', weights='random', image_size=64)\n"
+        "engine = LazyBackbone(settings, 'cpu').get()\n"
+        "(embedded,) = engine.run([np.zeros((1, 64, 64, 3), np.uint8)])\n"
+        "assert embedded.shape == (1, 1280) and embedded.any()\n"
+        "assert not {'keras', 'tensorflow'} & set(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_a_batch_too_large_for_the_memory_is_halved_and_the_run_goes_on(
@@ -182,7 +304,7 @@ def test_what_is_left_open_is_chosen(
 @pytest.mark.parametrize(
     ("asked", "on_gpu", "native", "installed", "message"),
     [
-        (("openvino", None), True, True, True, "runs on CPUs. Use --device cpu"),
+        (("openvino", None), True, True, True, "it runs on CPUs only. Use --device cpu"),
         (("openvino", None), False, True, False, "not installed. .*pip install openvino"),
         ((None, "bfloat16"), False, False, True, "this processor does not compute in bfloat16"),
         (("keras", "bfloat16"), False, True, True, "only --engine openvino computes in bfloat16"),

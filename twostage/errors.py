@@ -55,6 +55,29 @@ class BackboneError(TwoStageError):
     """A backbone can't be built, its weights can't be had or don't fit."""
 
 
+class VariantError(BackboneError):
+    """A backbone can't be executed here in the way asked for.
+
+    Parameters
+    ----------
+    option : str
+        What asks for it, as on the command line.
+    reason : str
+        Why not.
+    fix : str
+        What to do.
+    """
+
+    def __init__(self, option: str, reason: str, fix: str):
+        super().__init__(f"{option}: {reason}. {fix}")
+        self.option = option
+        self.reason = reason
+        self.fix = fix
+
+    def __reduce__(self) -> tuple[type, tuple[str, str, str]]:
+        return type(self), (self.option, self.reason, self.fix)
+
+
 class StoreError(TwoStageError):
     """A store is missing, damaged, locked, or made by another backbone."""
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from twostage.backbones.lazy import runnable
 from twostage.backbones.spec import BackboneSettings, BackboneSpec
 from twostage.cache import embed_through_cache
 from twostage.errors import ImagesError
@@ -85,7 +86,7 @@ def blocks_from_files(
     folder : path-like
         What names start from.
     wanted : BackboneSettings or BackboneSpec
-        The backbone; of a spec, none but that very one.
+        The backbone; of a spec, that very one, or its variant that runs here.
     options : ExtractionOptions
         How to run it.
     cache_dir : path-like, optional
@@ -105,6 +106,8 @@ def blocks_from_files(
     StoreError
         If the backbone that can be built is not the one wanted.
     """
+    if isinstance(wanted, BackboneSpec):
+        wanted = runnable(wanted, options.device)
     names = _names_by_column(frame, image_columns)
     files = _locate(names, Path(folder))
     store = embed_through_cache(list(files.values()), wanted, options, cache_dir)

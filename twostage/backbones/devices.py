@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,10 +53,13 @@ def choose_device(requested: str) -> Device:
     BackboneError
         If a GPU is requested and the backend can't use one.
     """
+    cpu = f"CPU, {joblib.cpu_count()} cores"
+    if requested == "cpu" or (requested == "auto" and not _may_have_gpu()):
+        return Device("cpu:0", cpu)  # without Keras, which takes seconds to start
     import keras
 
     backend = keras.backend.backend()
-    gpus = _gpus_of(backend) if requested != "cpu" else []
+    gpus = _gpus_of(backend)
     if gpus:
         return Device("gpu:0", f"GPU {gpus[0]}")
     why_not = _why_no_gpu(backend)
@@ -63,9 +67,7 @@ def choose_device(requested: str) -> Device:
         raise BackboneError(
             f"--device gpu: {why_not or 'this machine has no NVIDIA GPU'}. Use --device cpu."
         )
-    cpu = f"CPU, {joblib.cpu_count()} cores"
-    is_wanted = requested == "cpu" or why_not is None
-    return Device("cpu:0", cpu if is_wanted else f"{cpu} ({why_not})")
+    return Device("cpu:0", cpu if why_not is None else f"{cpu} ({why_not})")
 
 
 def _gpus_of(backend: str) -> list[str]:
@@ -97,6 +99,11 @@ def _why_no_gpu(backend: str) -> str | None:
         return "an NVIDIA GPU is here, but CUDA_VISIBLE_DEVICES hides it"
     install = _INSTALL.get(backend, "use another Keras backend")
     return f"an NVIDIA GPU is here, but {backend} can't use it: {install}"
+
+
+def _may_have_gpu() -> bool:
+    """Whether the machine has something that a backend may know how to use."""
+    return _has_nvidia_gpu() or Path("/dev/kfd").exists() or sys.platform == "darwin"
 
 
 def _has_nvidia_gpu() -> bool:

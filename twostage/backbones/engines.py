@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 
 from twostage.backbones.spec import AUTO, BackboneSpec
-from twostage.errors import BackboneError
+from twostage.errors import VariantError
 
 # Where bfloat16 was measured on real photos with ImageNet weights to keep the direction of
 # embeddings: a median cosine to float32 of at least .998, and none below .99. See docs/engines.md.
@@ -22,11 +22,14 @@ class Engine(Protocol):
     ----------
     spec : BackboneSpec
         What it executes, and how.
+    name : str
+        For people: "openvino", or what Keras runs on.
     batch_size : int
         Images that it likes to get at once.
     """
 
     spec: BackboneSpec
+    name: str
     batch_size: int
 
     def run(self, batches: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
@@ -76,27 +79,24 @@ def choose_variant(
 
     Raises
     ------
-    BackboneError
+    VariantError
         If what was asked for is not to be had here.
     """
     has_openvino = find_spec("openvino") is not None
+    asked = f"--engine {engine}"
     if engine == "openvino" and is_on_gpu:
-        raise BackboneError("--engine openvino runs on CPUs. Use --device cpu, or --engine keras.")
+        raise VariantError(asked, "it runs on CPUs only", "Use --device cpu, or --engine keras.")
     if engine == "openvino" and not has_openvino:
-        raise BackboneError(
-            "--engine openvino: OpenVINO is not installed. Install it with pip install openvino, "
-            "or use --engine keras."
-        )
+        fix = "Install it with pip install openvino, or use --engine keras."
+        raise VariantError(asked, "OpenVINO is not installed", fix)
     if engine in (None, AUTO):
         engine = "openvino" if has_openvino and not is_on_gpu else "keras"
     is_capable = engine == "openvino" and has_native_bfloat16()
     if precision == "bfloat16" and not is_capable:
-        why = (
-            "this processor does not compute in bfloat16"
-            if engine == "openvino"
-            else ("only --engine openvino computes in bfloat16")
-        )
-        raise BackboneError(f"--precision bfloat16: {why}. Use --precision float32.")
+        is_openvino = engine == "openvino"
+        lacking = "this processor does not compute in bfloat16"
+        reason = lacking if is_openvino else "only --engine openvino computes in bfloat16"
+        raise VariantError("--precision bfloat16", reason, "Use --precision float32.")
     if precision in (None, AUTO):
         is_faithful = architecture in FAITHFUL_IN_BFLOAT16
         precision = "bfloat16" if is_capable and is_faithful else "float32"

@@ -33,6 +33,7 @@ class KerasEngine:
         self, spec: BackboneSpec, model: Any, device: str | None, batch_size: int | None = None
     ):
         self.spec = spec
+        self.name = backend()
         self.batch_size = batch_size or _BATCH_SIZE
         self._device = device
         with on_device(device):

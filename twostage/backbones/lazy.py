@@ -4,13 +4,18 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from twostage.backbones.spec import BackboneSettings, BackboneSpec
-from twostage.errors import StoreError
+from twostage.errors import StoreError, VariantError
 from twostage.fingerprint import hash_file
 
 if TYPE_CHECKING:
+    from twostage.backbones.conversion import Converted
+    from twostage.backbones.devices import Device
     from twostage.backbones.engines import Engine, Variant
 
 log = logging.getLogger("twostage")
@@ -74,12 +79,21 @@ class LazyBackbone:
     def get(self) -> "Engine":
         """Return the backbone, built at the first call."""
         if self._built is None:
-            settings = self._settings_to_build()
-            self._built, self.device = build(settings, self._requested_device, self._batch_size)
+            self._built, self.device = self._build()
             log.info("%s runs on %s.", self._built.spec.architecture, self.device)
             if self._expected is not None:
                 _refuse(self._expected.differences(self._built.spec))
         return self._built
+
+    def _build(self) -> "tuple[Engine, str]":
+        try:
+            return build(self._settings_to_build(), self._requested_device, self._batch_size)
+        except VariantError as error:
+            if self._expected is None:
+                raise
+            made_by = f"The embeddings there were made by {self._expected.variant}"
+            fix = f"{error.fix} Or give another folder for the store."
+            raise VariantError(made_by, error.reason, fix) from error
 
     def _settings_to_build(self) -> BackboneSettings:
         if self._expected is None:
@@ -88,14 +102,45 @@ class LazyBackbone:
         return self._expected.to_settings(weights=str(file) if file else None)
 
 
+def runnable(spec: BackboneSpec, device: str) -> BackboneSpec:
+    """Return a spec, or its best numeric variant where its own can't run on this machine.
+
+    Embeddings of another variant mean the same, and differ in their last digits: that is told.
+    """
+    settings = spec.to_settings().with_defaults()
+    try:
+        _choose(settings, device)
+    except VariantError as error:
+        variant = _choose(replace(settings, engine=None, precision=None), device)[1]
+        here = replace(spec, engine=variant.engine, precision=variant.precision)
+        log.warning(
+            "The model's embeddings were made by %s, which can't run here (%s); %s makes these, "
+            "which differ a little.",
+            spec.variant,
+            error.reason,
+            here.variant,
+        )
+        return here
+    return spec
+
+
 def build(settings: BackboneSettings, device: str, batch_size: int | None) -> "tuple[Engine, str]":
     """Build a backbone with Keras, and what executes it; return that and where it runs."""
+    settings = settings.with_defaults()
+    chosen, variant = _choose(settings, device)
+    file = settings.weights_file
+    file_hash = hash_file(file) if file else None
+    engine = _engine(settings, file_hash, chosen.name, variant, batch_size)
+    return engine, f"{engine.name} in {variant.precision} on {chosen.description}"
+
+
+def _choose(settings: BackboneSettings, device: str) -> "tuple[Device, Variant]":
+    """Choose where and how to run what the settings ask for."""
     from twostage.backbones.devices import choose_device
     from twostage.backbones.engines import choose_variant
-    from twostage.backbones.network import backend
 
-    settings = settings.with_defaults()
-    chosen = choose_device(device)
+    runs_on_cpu = settings.engine == "openvino" and device == "auto"
+    chosen = choose_device("cpu" if runs_on_cpu else device)
     variant = choose_variant(
         settings.engine,
         settings.precision,
@@ -103,11 +148,7 @@ def build(settings: BackboneSettings, device: str, batch_size: int | None) -> "t
         is_on_gpu=chosen.is_gpu,
         has_native_bfloat16=_has_native_bfloat16,
     )
-    file = settings.weights_file
-    file_hash = hash_file(file) if file else None
-    engine = _engine(settings, file_hash, chosen.name, variant, batch_size)
-    executor = backend() if variant.engine == "keras" else variant.engine
-    return engine, f"{executor} in {variant.precision} on {chosen.description}"
+    return chosen, variant
 
 
 @lru_cache(maxsize=2)
@@ -119,17 +160,55 @@ def _engine(
     batch_size: int | None,
 ) -> "Engine":
     """Build an engine; the last two are kept. The hash of the weights file is a part of the key."""
+    if variant.engine == "openvino":
+        return _openvino_engine(settings, variant, batch_size)
+    from twostage.backbones.keras_engine import KerasEngine
     from twostage.backbones.network import load_network
 
     network = load_network(settings, device)
-    spec = replace(network.spec, engine=variant.engine, precision=variant.precision)
-    if variant.engine == "keras":
-        from twostage.backbones.keras_engine import KerasEngine
+    spec = _as_executed(network.spec, settings, variant)
+    return KerasEngine(spec, network.model, device, batch_size)
 
-        return KerasEngine(spec, network.model, device, batch_size)
-    from twostage.backbones.openvino_engine import OpenVINOEngine, converted
 
-    return OpenVINOEngine(spec, converted(spec, network.export), batch_size)
+def _openvino_engine(
+    settings: BackboneSettings, variant: "Variant", batch_size: int | None
+) -> "Engine":
+    """Build an engine of the converted network; without Keras, if it was converted before."""
+    from twostage.backbones.conversion import find_converted
+    from twostage.backbones.openvino_engine import OpenVINOEngine
+
+    found = find_converted(settings) or _convert(settings)
+    return OpenVINOEngine(_as_executed(found.spec, settings, variant), found.folder, batch_size)
+
+
+def _convert(settings: BackboneSettings) -> "Converted":
+    """Convert a network, and see that it computes what it did before."""
+    from twostage.backbones.conversion import check_conversion, convert
+    from twostage.backbones.network import load_network
+    from twostage.backbones.openvino_engine import OpenVINOEngine
+
+    network = load_network(settings, "cpu:0")
+    size_px = network.spec.input_size_px
+    noise = np.random.default_rng(0).integers(0, 256, (2, size_px, size_px, 3), np.uint8)
+
+    def check(folder: Path) -> None:
+        (ours,) = OpenVINOEngine(network.spec, folder, len(noise)).run([noise])
+        check_conversion(network.spec, ours, network.embed(noise))
+
+    return convert(settings, network.spec, network.export, check)
+
+
+def _as_executed(
+    spec: BackboneSpec, settings: BackboneSettings, variant: "Variant"
+) -> BackboneSpec:
+    """Return the spec with what the built network does not decide."""
+    return replace(
+        spec,
+        weights=settings.provenance,
+        storage_dtype=str(settings.dtype),
+        engine=variant.engine,
+        precision=variant.precision,
+    )
 
 
 def _has_native_bfloat16() -> bool:

@@ -65,6 +65,10 @@ class Network:
     spec: BackboneSpec
     model: Any
 
+    def embed(self, pixels: np.ndarray) -> np.ndarray:
+        """Embed one batch, without compiling anything: slow."""
+        return np.asarray(keras.ops.convert_to_numpy(self.model(pixels, training=False)))
+
     def export(self, file: str) -> None:
         """Write the network as OpenVINO's .xml and .bin."""
         with _muted_stderr():
@@ -110,7 +114,7 @@ def _load(settings: BackboneSettings, weights_file_hash: str | None, device: str
         model = _with_preprocessing(trunk, architecture, int(settings.image_size or 0))
     spec = BackboneSpec(
         architecture=architecture.name,
-        weights=_provenance(settings),
+        weights=settings.provenance,
         weights_digest=hash_weights(_arrays(trunk)),
         weights_file_hash=weights_file_hash,
         layer=str(settings.layer),
@@ -313,13 +317,6 @@ def _seeded(seed: int) -> Iterator[None]:
         yield
     finally:
         random.setstate(state)
-
-
-def _provenance(settings: BackboneSettings) -> str:
-    if settings.weights == "random":
-        return f"random:{settings.random_state}"
-    file = settings.weights_file
-    return str(file.resolve()) if file else str(settings.weights)
 
 
 def _no_weights_message(architecture: Architecture, error: Exception) -> str:

@@ -1,13 +1,8 @@
-"""Execute a backbone with OpenVINO: asynchronous requests on CPU streams, uint8 in.
+"""Execute a backbone with OpenVINO: asynchronous requests on CPU streams, uint8 in."""
 
-The network is converted once, by Keras itself, and kept in a cache folder.
-"""
-
-import shutil
-import tempfile
 import xml.etree.ElementTree as ET
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +10,12 @@ import joblib
 import numpy as np
 import openvino
 
+from twostage.backbones.conversion import MODEL, WEIGHTS
 from twostage.backbones.spec import BackboneSpec
-from twostage.folders import cache_folder
 
 _BATCH_SIZE = 4  # activations of so few images stay in the processor's cache
 _N_FIRST_CONVOLUTIONS = 2
 _IN_FLOAT32 = {"name": "precise", "version": "0"}
-FOLDER = "engines"
-_MODEL, _WEIGHTS = "network.xml", "network.bin"
 
 
 def has_native_bfloat16() -> bool:
@@ -39,13 +32,14 @@ class OpenVINOEngine:
     spec : BackboneSpec
         What it is; its precision decides how it is compiled.
     folder : path
-        Where the converted network is; see `converted`.
+        Where the converted network is; see `twostage.backbones.conversion`.
     batch_size : int, optional
         4 if None.
     """
 
     def __init__(self, spec: BackboneSpec, folder: Path, batch_size: int | None = None):
         self.spec = spec
+        self.name = "openvino"
         self.batch_size = batch_size or _BATCH_SIZE
         core = openvino.Core()
         model = _read(core, folder, spec.precision)
@@ -103,30 +97,6 @@ class _Request:
         self._request.wait()
 
 
-def converted(spec: BackboneSpec, export: Callable[[str], None]) -> Path:
-    """Return the folder of the converted network; convert it, if it is not in the cache.
-
-    Parameters
-    ----------
-    spec : BackboneSpec
-        What it is.
-    export : callable
-        Writes OpenVINO's files, given the name of the .xml.
-    """
-    name = f"{spec.architecture}-{spec.identity}-openvino-{openvino.__version__.split('-')[0]}"
-    folder = cache_folder() / FOLDER / name
-    if not (folder / _MODEL).exists():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix="_", dir=folder.parent))
-        try:
-            export(str(scratch / _MODEL))
-            if not (folder / _MODEL).exists():  # another process may have been quicker
-                scratch.rename(folder)
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
-    return folder
-
-
 def _read(core: openvino.Core, folder: Path, precision: str) -> openvino.Model:
     """Read the network; for bfloat16, mark what has to stay in float32.
 
@@ -135,14 +105,14 @@ def _read(core: openvino.Core, folder: Path, precision: str) -> openvino.Model:
     float32.
     """
     if precision == "float32":
-        return core.read_model(folder / _MODEL, folder / _WEIGHTS)
-    tree = ET.parse(folder / _MODEL)
+        return core.read_model(folder / MODEL, folder / WEIGHTS)
+    tree = ET.parse(folder / MODEL)
     layers = tree.getroot().findall("layers/layer")
     dense = [layer for layer in layers if layer.get("type") == "Convolution"]
     depthwise = [layer for layer in layers if layer.get("type") == "GroupConvolution"]
     for layer in [*depthwise, *dense[:_N_FIRST_CONVOLUTIONS]] if depthwise else ():
         _mark(layer)
-    weights = np.fromfile(folder / _WEIGHTS, np.uint8)
+    weights = np.fromfile(folder / WEIGHTS, np.uint8)
     return core.read_model(ET.tostring(tree.getroot()), openvino.Tensor(weights))
 
 

@@ -85,6 +85,13 @@ class BackboneSettings:
         """The file to load weights from, if they are to come from one."""
         return Path(self.weights) if self.weights not in (None, "imagenet", "random") else None
 
+    @property
+    def provenance(self) -> str:
+        """Where the weights come from, in a spec's words; with every open choice made."""
+        if self.weights == "random":
+            return f"random:{self.random_state}"
+        return str(self.weights_file.resolve() if self.weights_file else self.weights)
+
     def with_defaults(self) -> "BackboneSettings":
         """Return the settings with every open choice made.
 
@@ -160,6 +167,11 @@ class BackboneSpec:
     def key(self) -> str:
         """Digest of the identity and the numeric variant: names a cache."""
         return hash_json(self._without(*_PROVENANCE))
+
+    @property
+    def variant(self) -> str:
+        """Engine and precision, for people."""
+        return f"{self.engine} in {self.precision}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the record as plain JSON-able values."""

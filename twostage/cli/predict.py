@@ -136,7 +136,13 @@ def _check_backbone(wanted: Any, found: Any, store: str) -> None:
             f"{'; '.join(differences)}. Give a store made by the model's backbone, or --images."
         )
     if wanted.key != found.key:
-        say("Note: the store's embeddings have another precision than those of the training.")
+        made, trained = (
+            f"{spec.variant}, kept as {spec.storage_dtype}" for spec in (found, wanted)
+        )
+        say(
+            f"The store's embeddings were made by {made}; the model was trained on {trained}: they "
+            "differ a little."
+        )
 
 
 def _tell_unused(fitted: "FittedModel", frame: "pd.DataFrame") -> None:
