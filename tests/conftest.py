@@ -100,10 +100,19 @@ def fake_backbone(monkeypatch: pytest.MonkeyPatch) -> FakeBuilder:
     return builder
 
 
+@pytest.fixture(scope="session")
+def conversions(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder for converted networks: to convert one takes seconds."""
+    return tmp_path_factory.mktemp("engines")
+
+
 @pytest.fixture(autouse=True)
-def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Give each test a cache of its own."""
+def own_cache(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, conversions: Path
+) -> Path:
+    """Give each test a cache of its own, where only converted networks are shared."""
     folder = tmp_path_factory.mktemp("cache")
+    (folder / "engines").symlink_to(conversions)
     monkeypatch.setenv("TWOSTAGE_CACHE", str(folder))
     return folder
 

@@ -232,6 +232,16 @@ def test_fit_from_a_folder_of_images_uses_the_cache(
     assert "0 backbones" in run("cache", "info").stdout
 
 
+def test_converted_networks_are_listed_and_cleared(run: Run, own_cache: Path) -> None:
+    (own_cache / "engines").unlink()  # what other tests converted
+    folder = own_cache / "engines" / "mobilenet_v2-0123"
+    folder.mkdir(parents=True)
+    (folder / "network.bin").write_bytes(bytes(2_000_000))
+    assert "mobilenet_v2-0123: converted, 2.0 MB" in run("cache", "info").stdout
+    assert "0 embeddings and 1 converted network, 2.0 MB" in run("cache", "clear").stdout
+    assert not folder.exists()
+
+
 def drop_target(table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(malignant=table["malignant"].where(table.index > 2))
 

@@ -1,8 +1,9 @@
 """What executes a backbone: the choice, and that all give the same embeddings."""
 
+import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -38,9 +39,32 @@ def network() -> Network:
     return load_network(SMALL)
 
 
+@pytest.fixture(autouse=True)
+def own_conversions(own_cache: Path) -> None:
+    """Give each test a cache that has no converted network yet."""
+    (own_cache / "engines").unlink()
+
+
+@pytest.fixture(scope="module")
+def conversion(network: Network, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TWOSTAGE_CACHE", str(tmp_path_factory.mktemp("converted")))
+        return convert(SMALL, network.spec, network.export, trust).folder
+
+
 @pytest.fixture
-def folder(network: Network) -> Path:
-    return convert(SMALL, network.spec, network.export, trust).folder
+def folder(conversion: Path) -> Path:
+    """Return the folder of the small network, converted, in the test's own cache."""
+    return Path(shutil.copytree(conversion, cache_folder() / "engines" / conversion.name))
+
+
+def copy_of(conversion: Path) -> Callable[[str], None]:
+    """Return what exports a network that was exported before."""
+
+    def export(file: str) -> None:
+        shutil.copytree(conversion, Path(file).parent, dirs_exist_ok=True)
+
+    return export
 
 
 def pixels(n: int, seed: int = 0) -> np.ndarray:
@@ -132,7 +156,7 @@ def test_another_version_of_keras_converts_anew(
 @pytest.mark.parametrize("name", ["network.xml", "network.bin", "converted.json"])
 @pytest.mark.parametrize("harm", ["flip", "cut", "delete"])
 def test_a_damaged_conversion_is_made_anew(
-    network: Network, folder: Path, name: str, harm: str
+    network: Network, conversion: Path, folder: Path, name: str, harm: str
 ) -> None:
     file = folder / name
     data = bytearray(file.read_bytes())
@@ -141,12 +165,12 @@ def test_a_damaged_conversion_is_made_anew(
     if harm == "delete":
         file.unlink()
     assert find_converted(SMALL) is None
-    assert convert(SMALL, network.spec, network.export, trust).folder == folder
+    assert convert(SMALL, network.spec, copy_of(conversion), trust).folder == folder
     assert find_converted(SMALL) is not None
 
 
 def test_imagenet_weights_that_change_on_disk_are_converted_anew(
-    network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    network: Network, conversion: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Keras takes the file that lies there under the name it looks for."""
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
@@ -154,7 +178,7 @@ def test_imagenet_weights_that_change_on_disk_are_converted_anew(
     models.mkdir()
     (models / "weights.h5").write_bytes(b"one")
     imagenet = replace(SMALL, weights="imagenet")
-    convert(imagenet, network.spec, network.export, trust)
+    convert(imagenet, network.spec, copy_of(conversion), trust)
     assert find_converted(imagenet) is not None
     (models / "another_network.h5").write_bytes(b"downloaded later")
     assert find_converted(imagenet) is not None

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 from twostage.backbones.spec import BackboneSettings, BackboneSpec
 from twostage.errors import StoreError
 from twostage.extraction import ExtractionOptions, embed_files
-from twostage.folders import cache_folder
+from twostage.folders import cache_folder, conversions
 from twostage.images.references import Reference
 from twostage.store.files import delete_files
 from twostage.store.locking import locked
@@ -34,6 +35,22 @@ class CachedStore:
 
     name: str
     n_images: int | None
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class CachedNetwork:
+    """One converted network of the cache.
+
+    Attributes
+    ----------
+    name : str
+        Of its folder.
+    size_bytes : int
+        Of its files.
+    """
+
+    name: str
     size_bytes: int
 
 
@@ -78,6 +95,22 @@ def clear_cache(cache_dir: str | os.PathLike[str] | None = None) -> list[CachedS
         with locked(folder):
             cleared.append(_describe(folder))
             delete_files(folder)
+    return cleared
+
+
+def cached_networks() -> list[CachedNetwork]:
+    """List the converted networks that the cache holds."""
+    return [
+        CachedNetwork(folder.name, sum(file.stat().st_size for file in folder.iterdir()))
+        for folder in conversions()
+    ]
+
+
+def clear_networks() -> list[CachedNetwork]:
+    """Delete the converted networks, and list what they were."""
+    cleared = cached_networks()
+    for folder in conversions():
+        shutil.rmtree(folder, ignore_errors=True)
     return cleared
 
 

@@ -12,3 +12,14 @@ def cache_folder(cache_dir: str | os.PathLike[str] | None = None) -> Path:
     """Return where the cache is: ``cache_dir``, ``TWOSTAGE_CACHE``, or the user's cache folder."""
     chosen = cache_dir or os.environ.get(VARIABLE) or platformdirs.user_cache_dir("twostage")
     return Path(chosen).expanduser()
+
+
+def conversions_folder() -> Path:
+    """Return where converted networks are."""
+    return cache_folder() / "engines"
+
+
+def conversions() -> list[Path]:
+    """Return the folders of converted networks, half-made ones among them, sorted."""
+    folder = conversions_folder()
+    return sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []

@@ -15,9 +15,8 @@ import openvino
 from twostage.backbones.spec import BackboneSettings, BackboneSpec
 from twostage.errors import BackboneError
 from twostage.fingerprint import hash_file, hash_json
-from twostage.folders import cache_folder
+from twostage.folders import conversions_folder
 
-FOLDER = "engines"
 MODEL, WEIGHTS = "network.xml", "network.bin"
 _RECORD = "converted.json"
 _MOST_DIFFERENCE = 1e-3  # float32 rounding makes 1e-6
@@ -162,7 +161,7 @@ def _folder_of(settings: BackboneSettings) -> Path:
     if settings.weights == "imagenet":
         asked["weights"] = f"imagenet in {_keras_models()}"
     key = hash_json([asked, version("keras"), openvino.__version__])
-    return cache_folder() / FOLDER / f"{settings.backbone}-{key}"
+    return conversions_folder() / f"{settings.backbone}-{key}"
 
 
 def _digests(folder: Path) -> dict[str, str]:
