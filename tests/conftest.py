@@ -38,6 +38,8 @@ class FakeBackbone:
     spec: BackboneSpec
     batch_size: int
     n_embedded: int = 0
+    name: str = "fake"
+    is_on_cpu: bool = True
 
     def run(self, batches: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         """Yield mean colours of shape (n, 3)."""

@@ -16,7 +16,7 @@ import twostage
 PACKAGE = Path(twostage.__file__).parent
 # Floors from the ground up. Rooms of one floor do not import each other.
 FLOORS = [
-    ["errors", "fingerprint", "pixels", "folders", "demo"],
+    ["errors", "fingerprint", "pixels", "folders", "throughput", "demo"],
     ["splits", "metrics", "targets", "recipes", "features", "ridge", "saving"],
     ["images", "backbones", "store", "table", "blocks", "heads", "executors"],
     ["joins", "worker"],

@@ -9,13 +9,14 @@ from twostage.fingerprint import hash_bytes
 from twostage.images import loading
 from twostage.images.loading import ImageLoader
 from twostage.images.references import list_images, reference_to
+from twostage.throughput import StageClock
 
 NOW = 1_700_000_000_000_000_000
 SECOND = 1_000_000_000
 
 
 def load(references, known=(), *, n_threads=2, n_ahead=4):
-    with ImageLoader(32, "crop", n_threads, n_ahead) as loader:
+    with ImageLoader(32, "crop", n_threads, n_ahead, StageClock(2, 2)) as loader:
         return list(loader.load(references, known))
 
 
@@ -132,7 +133,7 @@ def test_no_more_images_wait_than_allowed(photos, n_ahead):
             taken.append(reference)
             yield reference
 
-    with ImageLoader(32, "crop", 2, n_ahead) as loader:
+    with ImageLoader(32, "crop", 2, n_ahead, StageClock(2, 2)) as loader:
         for n_read, _ in enumerate(loader.load(references(), ()), start=1):
             assert len(taken) == min(n_read + n_ahead, 6)
     assert n_read == 6
@@ -150,7 +151,7 @@ def test_leaving_early_loads_no_more(photos, monkeypatch):
         return read_bytes(path)
 
     monkeypatch.setattr(loading, "read_bytes", read_slowly)
-    with ImageLoader(32, "crop", 1, 100) as loader:
+    with ImageLoader(32, "crop", 1, 100, StageClock(2, 2)) as loader:
         images = loader.load(list_images(photos), ())
         next(images)
         images.close()

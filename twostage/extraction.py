@@ -26,6 +26,7 @@ from twostage.store.files import check_folder
 from twostage.store.locking import locked
 from twostage.store.planning import make_plan
 from twostage.store.store import EmbeddingStore
+from twostage.throughput import StageClock, Throughput
 from twostage.worker import Progress, ShardWorker
 
 PathLike = str | os.PathLike[str]
@@ -106,6 +107,8 @@ class ExtractionSummary:
         Where the backbone ran; None if it was not needed.
     note : str or None
         What was done to a table's image names to find the files.
+    throughput : Throughput or None
+        Where the time went; None if nothing was embedded.
     """
 
     store: str
@@ -123,6 +126,7 @@ class ExtractionSummary:
     seconds: float
     device: str | None = None
     note: str | None = None
+    throughput: Throughput | None = None
 
 
 def extract(
@@ -238,16 +242,23 @@ def _embed_into(
             retry_errors=options.retry_errors,
             verify=options.verify,
         )
-        with _loader(store, options) as loader:
+        n_workers = options.workers or joblib.cpu_count()
+        clock = StageClock(n_workers, joblib.cpu_count())
+        with _loader(store, n_workers, clock) as loader:
             worker = ShardWorker(
                 store,
                 backbone,
                 loader,
+                clock,
                 fails_on_error=options.on_error == "fail",
                 n_images=sum(len(shard.images) for shard in plan.shards),
                 progress=options.progress,
             )
             records = list(LocalExecutor().run(worker.run, plan.shards))
+        n_computed = sum(record.n_computed for record in records)
+        throughput = None
+        if n_computed:
+            throughput = clock.throughput(n_computed, shares_cores=backbone.get().is_on_cpu)
         errors = _errors_of(store, references)
         if errors and not is_cache:
             _judge(errors, len(references), options.on_error)
@@ -256,7 +267,7 @@ def _embed_into(
         backbone=store.spec["architecture"],
         dim=store.dim,
         n_images=len(references),
-        n_computed=sum(record.n_computed for record in records),
+        n_computed=n_computed,
         n_reused=sum(record.n_reused for record in records),
         n_unchanged=plan.n_unchanged,
         n_gone=plan.n_gone,
@@ -266,6 +277,7 @@ def _embed_into(
         first_error=next(iter(errors), None),
         seconds=time.perf_counter() - started,
         device=backbone.device,
+        throughput=throughput,
     )
 
 
@@ -320,12 +332,13 @@ def _check_all_present(references: Sequence[Reference]) -> None:
         )
 
 
-def _loader(store: EmbeddingStore, options: ExtractionOptions) -> ImageLoader:
+def _loader(store: EmbeddingStore, n_workers: int, clock: StageClock) -> ImageLoader:
     return ImageLoader(
         size_px=store.spec["input_size_px"],
         resize=store.spec["resize"],
-        n_threads=options.workers or joblib.cpu_count(),
+        n_threads=n_workers,
         n_ahead=_IMAGES_AHEAD,
+        clock=clock,
     )
 
 

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +19,10 @@ from twostage.images.loading import ImageLoader, LoadedImage
 from twostage.store.planning import Shard
 from twostage.store.schema import embedding_array
 from twostage.store.store import EmbeddingStore
+from twostage.throughput import StageClock
+
+if TYPE_CHECKING:
+    from twostage.backbones.engines import Engine
 
 Progress = Callable[[int, int], None]
 
@@ -75,6 +80,8 @@ class ShardWorker:
         Built when the first image needs it.
     loader : ImageLoader
         Decodes ahead of the backbone.
+    clock : StageClock
+        What counts the time of the other steps.
     fails_on_error : bool
         Whether an unreadable image ends the run.
     n_images : int
@@ -88,6 +95,7 @@ class ShardWorker:
         store: EmbeddingStore,
         backbone: LazyBackbone,
         loader: ImageLoader,
+        clock: StageClock,
         *,
         fails_on_error: bool = False,
         n_images: int = 0,
@@ -96,6 +104,7 @@ class ShardWorker:
         self._store = store
         self._backbone = backbone
         self._loader = loader
+        self._clock = clock
         self._fails_on_error = fails_on_error
         self._n_images = n_images
         self._n_done = 0
@@ -103,6 +112,7 @@ class ShardWorker:
         self._sizes = _sizes_by_hash(store.index())
         self._open: deque[_Work] = deque()
         self._embedded: dict[str, np.ndarray] = {}  # of open shards, by content hash
+        self._built: Engine | None = None
         self._failure: LoadedImage | None = None  # what ends the run, once the rest is committed
         self._records: deque[ShardRecord] = deque()
 
@@ -119,7 +129,7 @@ class ShardWorker:
         sent: deque[list[str]] = deque()
         batches = self._batches(shards, sent)
         for first in batches:  # without any, the backbone is not built
-            for embeddings in self._backbone.get().run(chain([first], batches)):
+            for embeddings in self._engine().run(chain([first], batches)):
                 self._receive(sent.popleft(), embeddings)
                 yield from self._committed()
         yield from self._committed()
@@ -145,19 +155,36 @@ class ShardWorker:
         for shard in shards:
             work = _Work(shard)
             self._open.append(work)
-            for image in islice(loaded, len(shard.images)):
+            for image in islice(self._waited_for(loaded), len(shard.images)):
                 if image.error is not None and self._fails_on_error:
                     self._failure = image
                     break
                 if self._note(image, work) and image.pixels is not None:
                     batch[str(image.content_hash)] = image.pixels
-                    if len(batch) >= self._backbone.get().batch_size:
+                    if len(batch) >= self._engine().batch_size:
                         yield flush()
             self._commit_complete()
             if self._failure is not None:
                 break
         if batch:
             yield flush()
+
+    def _engine(self) -> "Engine":
+        """Return what embeds, built at the first call: that is no part of the work."""
+        if self._built is None:
+            with self._clock.left_out():
+                self._built = self._backbone.get()
+        return self._built
+
+    def _waited_for(self, loaded: Iterable[LoadedImage]) -> Iterator[LoadedImage]:
+        """Yield what is loaded, and count how long it is waited for."""
+        images = iter(loaded)
+        while True:
+            with self._clock.waiting():
+                image = next(images, None)
+            if image is None:
+                return
+            yield image
 
     def _note(self, image: LoadedImage, work: _Work) -> bool:
         """Note what was loaded; whether it is to be embedded, on behalf of its shard."""
@@ -195,7 +222,8 @@ class ShardWorker:
             self._remember_sizes(fine)
             rows = _rows(work.images, embeddings, self._sizes, self._store.schema)
             if not self._is_committed(work.shard.part, rows):
-                self._store.write_part(work.shard.part, rows)
+                with self._clock.writing():
+                    self._store.write_part(work.shard.part, rows)
             for content_hash in work.own:
                 del self._embedded[content_hash]
             self._records.append(ShardRecord(len(work.own), len(fine) - len(work.own)))
@@ -227,7 +255,7 @@ class ShardWorker:
             work.images[position] = replace(image, pixels=None)
             content_hash = str(image.content_hash)
             if image.pixels is not None and content_hash not in own | reused:
-                (embedding,) = self._backbone.get().run([image.pixels[None]])
+                (embedding,) = self._engine().run([image.pixels[None]])
                 self._embedded[content_hash] = own[content_hash] = embedding[0]
                 work.own.add(content_hash)
         return reused | own

@@ -24,12 +24,15 @@ class Engine(Protocol):
         What it executes, and how.
     name : str
         For people: "openvino", or what Keras runs on.
+    is_on_cpu : bool
+        Whether it runs on the cores that decode.
     batch_size : int
         Images that it likes to get at once.
     """
 
     spec: BackboneSpec
     name: str
+    is_on_cpu: bool
     batch_size: int
 
     def run(self, batches: Iterable[np.ndarray]) -> Iterator[np.ndarray]:

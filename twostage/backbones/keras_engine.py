@@ -34,6 +34,7 @@ class KerasEngine:
     ):
         self.spec = spec
         self.name = backend()
+        self.is_on_cpu = device is None or device.startswith("cpu")
         self.batch_size = batch_size or _BATCH_SIZE
         self._device = device
         with on_device(device):

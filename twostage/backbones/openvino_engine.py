@@ -40,6 +40,7 @@ class OpenVINOEngine:
     def __init__(self, spec: BackboneSpec, folder: Path, batch_size: int | None = None):
         self.spec = spec
         self.name = "openvino"
+        self.is_on_cpu = True
         self.batch_size = batch_size or _BATCH_SIZE
         core = openvino.Core()
         model = _read(core, folder, spec.precision)

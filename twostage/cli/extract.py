@@ -19,6 +19,9 @@ from twostage.errors import UsageError
 
 if TYPE_CHECKING:
     from twostage.extraction import ExtractionSummary
+    from twostage.throughput import Throughput
+
+_LEAST_TO_TELL = 256  # images: fewer say little about a rate
 
 
 @click.command()
@@ -95,6 +98,8 @@ def describe(summary: "ExtractionSummary") -> str:
         f"{summary.store}: {plural(summary.n_images, 'image')}, {', '.join(done)}; "
         f"{summary.backbone}, {summary.dim} numbers each; {summary.seconds:.1f} s{rate}."
     ]
+    if summary.throughput and summary.n_computed >= _LEAST_TO_TELL:
+        lines.append(describe_throughput(summary.throughput))
     if summary.note:
         lines.append(summary.note)
     if summary.n_errors:
@@ -108,6 +113,20 @@ def describe(summary: "ExtractionSummary") -> str:
     if summary.n_others:
         lines.append(f"The store holds {plural(summary.n_others, 'image')} besides these.")
     return "\n".join(lines)
+
+
+def describe_throughput(found: "Throughput") -> str:
+    """Say in words where the time went."""
+    line = (
+        f"{found.bottleneck}-bound: the model could take {found.model_per_s:,.0f} images/s, "
+        f"{plural(found.n_workers, 'worker')} could decode {found.decode_per_s:,.0f}, writing "
+        f"could be {found.write_per_s:,.0f}"
+    )
+    shared = f"sharing {plural(found.n_cores, 'core')}" if found.shares_cores else "side by side"
+    return (
+        f"{line}; {shared} that allows {found.bound_per_s:,.0f}, and "
+        f"{found.reached_per_s:,.0f} were reached."
+    ).capitalize()
 
 
 def _names(table: str | None, columns: tuple[str, ...]) -> list[str] | None:

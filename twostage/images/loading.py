@@ -12,6 +12,7 @@ from twostage.errors import ImageError
 from twostage.fingerprint import hash_bytes
 from twostage.images.decoding import decode, read_bytes
 from twostage.images.references import Reference
+from twostage.throughput import StageClock
 
 # File systems may keep times to 2 s (FAT): a younger file may change again under the same time.
 UNSETTLED_NS = 2_000_000_000
@@ -61,12 +62,15 @@ class ImageLoader:
         Pillow decodes without Python's global lock, so threads are enough.
     n_ahead : int
         How many images may wait, decoded, for the backbone: bounds the memory.
+    clock : StageClock
+        What counts the time it takes.
     """
 
-    def __init__(self, size_px: int, resize: str, n_threads: int, n_ahead: int):
+    def __init__(self, size_px: int, resize: str, n_threads: int, n_ahead: int, clock: StageClock):
         self._size_px = size_px
         self._resize = resize
         self._n_ahead = n_ahead
+        self._clock = clock
         self._pool = ThreadPoolExecutor(n_threads, thread_name_prefix="twostage-decode")
 
     def __enter__(self) -> "ImageLoader":
@@ -87,13 +91,15 @@ class ImageLoader:
         """
 
         def load_one(reference: Reference) -> LoadedImage:
-            return self._load_one(reference, known)
+            with self._clock.decoding():
+                return self._load_one(reference, known)
 
         return _map_in_order(self._pool, load_one, references, self._n_ahead)
 
     def _load_one(self, reference: Reference, known: Container[str]) -> LoadedImage:
         try:
-            data, status = read_bytes(reference.path)
+            with self._clock.reading():
+                data, status = read_bytes(reference.path)
         except ImageError as error:
             return LoadedImage(reference.image, None, reference.size_bytes, None, error=str(error))
         content_hash = hash_bytes(data)
