@@ -60,9 +60,14 @@ class FakeBackbone:
 
 @dataclass
 class FakeBuilder:
-    """Stands in for `twostage.backbones.lazy.build`, and counts how often it is asked."""
+    """Stands in for `twostage.backbones.lazy.build`, and counts how often it is asked.
+
+    What is left open to it is executed by ``engine`` in ``precision``.
+    """
 
     built: list[FakeBackbone] = field(default_factory=list)
+    engine: str = "keras"
+    precision: str = "float32"
 
     @property
     def n_embedded(self) -> int:
@@ -89,6 +94,8 @@ class FakeBuilder:
             resize=settings.resize,
             preprocessing="none",
             storage_dtype=settings.dtype,
+            engine=self.engine if settings.engine == "auto" else settings.engine,
+            precision=self.precision if settings.precision == "auto" else settings.precision,
         )
         self.built.append(FakeBackbone(spec, batch_size or 32))
         return self.built[-1], f"fake on {device}"

@@ -16,6 +16,7 @@ from click.testing import CliRunner, Result
 from conftest import FakeBuilder
 
 from twostage.cli.main import main
+from twostage.store.store import EmbeddingStore
 
 Run = Callable[..., Result]
 
@@ -230,6 +231,65 @@ def test_fit_from_a_folder_of_images_uses_the_cache(
     assert "60 images" in run("cache", "info").stdout
     assert run("cache", "clear").exit_code == 0
     assert "0 backbones" in run("cache", "info").stdout
+
+
+@pytest.fixture
+def here_in_float32_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make this a machine without bfloat16."""
+    monkeypatch.setattr("twostage.backbones.lazy._has_native_bfloat16", lambda: False)
+
+
+def test_predict_makes_another_variant_where_the_models_own_can_not_run(
+    run: Run,
+    lesions: Path,
+    tmp_path: Path,
+    fake_backbone: FakeBuilder,
+    here_in_float32_only: None,
+) -> None:
+    fake_backbone.engine, fake_backbone.precision = "openvino", "bfloat16"
+    table = ("--table", lesions / "table.csv", "--image-col", "image", "--target", "malignant")
+    fitted = run("fit", *table, "--images", lesions, "-o", tmp_path / "M")
+    assert fitted.exit_code == 0, fitted.output
+    predict = ("predict", tmp_path / "M", "--table", lesions / "table.csv", "--images", lesions)
+    result = run(*predict, "-o", tmp_path / "p.csv")
+    assert result.exit_code == 0, result.output
+    assert result.stderr.count("embeddings were made by openvino in bfloat16, which can't run") == 1
+    assert "this processor does not compute in bfloat16" in result.stderr
+    assert "openvino in float32 makes these" in result.stderr
+    assert fake_backbone.built[-1].spec.precision == "float32"
+
+
+def test_a_store_goes_on_with_its_own_variant_or_not_at_all(
+    run: Run,
+    lesions: Path,
+    tmp_path: Path,
+    photo: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    here_in_float32_only: None,
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("twostage.backbones.lazy.build", FakeBuilder([], "openvino", "bfloat16"))
+        assert run("extract", lesions, "-o", tmp_path / "S").exit_code == 0
+    photo(lesions / "images" / "new.png")
+    result = run("extract", lesions, "-o", tmp_path / "S")
+    assert result.exit_code == 1
+    assert "made by openvino in bfloat16: this processor does not compute in" in result.stderr
+    assert "Use --precision float32. Or give another folder for the store." in result.stderr
+    assert len(EmbeddingStore(tmp_path / "S")) == 60
+
+
+def test_a_store_of_another_variant_predicts_with_one_line_of_warning(
+    run: Run, lesions: Path, tmp_path: Path, fake_backbone: FakeBuilder
+) -> None:
+    for precision in ("float32", "bfloat16"):
+        made = ("--engine", "openvino", "--precision", precision)
+        assert run("extract", lesions, "-o", tmp_path / precision, *made).exit_code == 0
+    assert run(*fit_arguments(lesions, tmp_path / "float32", tmp_path / "M")).exit_code == 0
+    predict = ("predict", tmp_path / "M", "--table", lesions / "table.csv")
+    result = run(*predict, "--store", tmp_path / "bfloat16", "-o", tmp_path / "p.csv")
+    assert result.exit_code == 0, result.output
+    said = "made by openvino in bfloat16, kept as float32; the model was trained on openvino in"
+    assert result.stderr.count(said) == 1
 
 
 def test_converted_networks_are_listed_and_cleared(run: Run, own_cache: Path) -> None:

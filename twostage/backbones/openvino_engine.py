@@ -2,7 +2,7 @@
 
 import xml.etree.ElementTree as ET
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -99,25 +99,33 @@ class _Request:
 
 
 def _read(core: openvino.Core, folder: Path, precision: str) -> openvino.Model:
-    """Read the network; for bfloat16, mark what has to stay in float32.
-
-    Depthwise convolutions sum few products, of values that range widely from channel to channel:
-    they, the stem and the projection after it lose the most in bfloat16, and cost the least in
-    float32.
-    """
+    """Read the network; for bfloat16, mark what has to stay in float32."""
     if precision == "float32":
         return core.read_model(folder / MODEL, folder / WEIGHTS)
     tree = ET.parse(folder / MODEL)
-    layers = tree.getroot().findall("layers/layer")
-    dense = [layer for layer in layers if layer.get("type") == "Convolution"]
-    depthwise = [layer for layer in layers if layer.get("type") == "GroupConvolution"]
-    for layer in [*depthwise, *dense[:_N_FIRST_CONVOLUTIONS]] if depthwise else ():
+    for layer in _kept_in_float32(tree.getroot().findall("layers/layer")):
         _mark(layer)
     weights = np.fromfile(folder / WEIGHTS, np.uint8)
     return core.read_model(ET.tostring(tree.getroot()), openvino.Tensor(weights))
 
 
+def _kept_in_float32(layers: Sequence[ET.Element]) -> list[ET.Element]:
+    """Choose what bfloat16 harms most, and what costs the least in float32.
+
+    Depthwise convolutions sum few products, of values that range widely from channel to channel.
+    With them stay the stem and the projection after it, whose errors go through the whole network.
+    """
+    depthwise = _depthwise(layers)
+    dense = [layer for layer in layers if layer.get("type") == "Convolution"]
+    return [*depthwise, *dense[:_N_FIRST_CONVOLUTIONS]] if depthwise else []
+
+
+def _depthwise(layers: Sequence[ET.Element]) -> list[ET.Element]:
+    return [layer for layer in layers if layer.get("type") == "GroupConvolution"]
+
+
 def _mark(layer: ET.Element) -> None:
+    """Tell OpenVINO to compute a layer in float32."""
     notes = layer.find("rt_info")
     if notes is None:
         notes = ET.Element("rt_info")
