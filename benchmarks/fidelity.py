@@ -6,8 +6,8 @@ DATA holds the folders ham10000, houses, hymenoptera and photos_original. For ea
 
 - how far OpenVINO's float32 embeddings are from Keras' own network: the norm of the difference over
   the norm, of the worst image;
-- the cosines between float32 and bfloat16 embeddings, image by image, with nothing, the depthwise
-  convolutions, and these with the first convolutions kept in float32; and how fast each is;
+- the cosines between float32 and bfloat16 embeddings, image by image, with nothing, all depthwise
+  convolutions, and the first convolutions of each kind kept in float32; and how fast each is;
 - what bfloat16, as the engine does it, changes downstream: the same folds and heads on embeddings
   of both precisions, the mean of the paired differences with its 95% interval.
 
@@ -42,8 +42,8 @@ DOWNSTREAM = ("ham10000", "houses, one photo")
 N_TIMED, N_ROUNDS = 512, 5
 POLICIES = {
     "nothing": lambda layers: [],
-    "depthwise": openvino_engine._depthwise,
-    "depthwise and first two": openvino_engine._kept_in_float32,
+    "all depthwise": lambda layers: openvino_engine._convolutions(layers, "GroupConvolution"),
+    "first three of each kind": openvino_engine._kept_in_float32,
 }
 
 
@@ -166,8 +166,7 @@ def as_markdown(record: dict[str, Any]) -> str:
         "",
         "By `benchmarks/fidelity.py`: ImageNet weights, real photos, OpenVINO. Cosines between the "
         "float32 and the bfloat16 embedding of an image, by what is kept in float32; the engine "
-        "keeps the depthwise convolutions, the first convolution and the projection after it. "
-        "Speed is that of the forward alone, by float32's.",
+        "keeps the first three convolutions of each kind, dense and depthwise. Speed is that of the forward alone, by float32's.",
         "",
         "| architecture | photos | n | kept in float32 | min | 1% | 5% | median | speed |",
         "|---|---|---|---|---|---|---|---|---|",

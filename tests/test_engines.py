@@ -374,7 +374,7 @@ def photos(size_px: int) -> np.ndarray:
 @needs_bfloat16
 @pytest.mark.realdata
 def test_bfloat16_keeps_the_direction_of_embeddings() -> None:
-    """Depthwise convolutions and the stem stay in float32: without that the median is .98."""
+    """The first convolutions stay in float32: without that the median is .98."""
     found = {}
     for precision in ("float32", "bfloat16"):
         settings = BackboneSettings("mobilenet_v2", engine="openvino", precision=precision)

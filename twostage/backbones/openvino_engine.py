@@ -14,7 +14,7 @@ from twostage.backbones.conversion import MODEL, WEIGHTS
 from twostage.backbones.spec import BackboneSpec
 
 _BATCH_SIZE = 4  # activations of so few images stay in the processor's cache
-_N_FIRST_CONVOLUTIONS = 2
+_N_FIRST = 3  # of each kind of convolution
 _IN_FLOAT32 = {"name": "precise", "version": "0"}
 
 
@@ -110,18 +110,18 @@ def _read(core: openvino.Core, folder: Path, precision: str) -> openvino.Model:
 
 
 def _kept_in_float32(layers: Sequence[ET.Element]) -> list[ET.Element]:
-    """Choose what bfloat16 harms most, and what costs the least in float32.
+    """Choose the layers whose rounding harms embeddings most: the first of each kind.
 
-    Depthwise convolutions sum few products, of values that range widely from channel to channel.
-    With them stay the stem and the projection after it, whose errors go through the whole network.
+    Their errors go through the whole network, and depthwise convolutions sum few products, of
+    values that range widely from channel to channel. Measured by benchmarks/fidelity.py; networks
+    without depthwise convolutions were not.
     """
-    depthwise = _depthwise(layers)
-    dense = [layer for layer in layers if layer.get("type") == "Convolution"]
-    return [*depthwise, *dense[:_N_FIRST_CONVOLUTIONS]] if depthwise else []
+    depthwise, dense = _convolutions(layers, "GroupConvolution"), _convolutions(layers)
+    return [*depthwise[:_N_FIRST], *dense[:_N_FIRST]] if depthwise else []
 
 
-def _depthwise(layers: Sequence[ET.Element]) -> list[ET.Element]:
-    return [layer for layer in layers if layer.get("type") == "GroupConvolution"]
+def _convolutions(layers: Sequence[ET.Element], kind: str = "Convolution") -> list[ET.Element]:
+    return [layer for layer in layers if layer.get("type") == kind]
 
 
 def _mark(layer: ET.Element) -> None:

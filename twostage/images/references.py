@@ -60,7 +60,8 @@ def list_images(folder: Path) -> list[Reference]:
         If it holds no image file.
     """
     check_folder(folder)
-    references = sorted(reference_to(folder, name) for name in _walk(folder))
+    root = str(folder)
+    references = [reference_to(root, name) for name in sorted(_walk(folder), key=_encode)]
     if not references:
         raise ImagesError(
             f"No images in '{folder}': no file below it ends in {', '.join(EXTENSIONS)}. "
@@ -98,10 +99,11 @@ def find_images(folder: Path, names: Iterable[str]) -> tuple[dict[str, Reference
     return references, match.note
 
 
-def reference_to(folder: Path, name: str) -> Reference:
+def reference_to(folder: str | Path, name: str) -> Reference:
     """Make the reference to one name below a folder, or to an absolute path."""
     # A store writes the bytes of a name that are no text as %E9; the file itself has the byte.
-    for path in (os.path.join(folder, name), os.path.join(folder, _decode(name))):
+    for spelt in (name, _decode(name)) if "%" in name else (name,):
+        path = os.path.join(folder, spelt)
         try:
             stat = os.stat(path)
         except (OSError, ValueError):
