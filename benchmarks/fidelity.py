@@ -166,7 +166,8 @@ def as_markdown(record: dict[str, Any]) -> str:
         "",
         "By `benchmarks/fidelity.py`: ImageNet weights, real photos, OpenVINO. Cosines between the "
         "float32 and the bfloat16 embedding of an image, by what is kept in float32; the engine "
-        "keeps the first three convolutions of each kind, dense and depthwise. Speed is that of the forward alone, by float32's.",
+        "keeps the first three convolutions of each kind, dense and depthwise. Speed "
+        "is that of the forward alone, by float32's.",
         "",
         "| architecture | photos | n | kept in float32 | min | 1% | 5% | median | speed |",
         "|---|---|---|---|---|---|---|---|---|",
