@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 
-from twostage.backbones import devices, lazy, network
+from twostage.backbones import lazy, network
 from twostage.backbones.catalogue import CATALOGUE, Architecture, find_architecture
 from twostage.backbones.conversion import convert
 from twostage.backbones.keras_engine import KerasEngine
@@ -296,30 +296,6 @@ def test_an_architecture_whose_embedding_needs_its_top_takes_other_sizes() -> No
 def test_an_unknown_backbone_is_refused_with_the_closest() -> None:
     with pytest.raises(UsageError, match="Did you mean 'efficientnet_b0'"):
         find_architecture("efficientnt_b0")
-
-
-def test_a_gpu_that_can_not_be_used_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(devices, "_gpus_of", lambda backend: [])
-    monkeypatch.setattr(devices, "_has_nvidia_gpu", lambda: True)
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert "can't use it: pip install" in devices.choose_device("auto").description
-    with pytest.raises(BackboneError, match="pip install"):
-        devices.choose_device("gpu")
-
-
-def test_a_gpu_that_can_be_used_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(devices, "_gpus_of", lambda backend: ["Some GPU"])
-    monkeypatch.setattr(devices, "_may_have_gpu", lambda: True)
-    assert devices.choose_device("auto").name == "gpu:0"
-    assert devices.choose_device("cpu").name == "cpu:0"
-
-
-def test_no_gpu_is_no_reason_for_words(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(devices, "_gpus_of", lambda backend: [])
-    monkeypatch.setattr(devices, "_has_nvidia_gpu", lambda: False)
-    assert "GPU" not in devices.choose_device("auto").description
-    with pytest.raises(BackboneError, match="no NVIDIA GPU"):
-        devices.choose_device("gpu")
 
 
 def test_max_pooling_is_the_same_from_a_file_with_top(files: dict[str, Path]) -> None:

@@ -4,8 +4,10 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from threading import Event
 
 import numpy as np
 import pytest
@@ -19,7 +21,7 @@ from twostage.backbones.lazy import LazyBackbone
 from twostage.backbones.network import Network, load_network
 from twostage.backbones.openvino_engine import OpenVINOEngine, has_native_bfloat16
 from twostage.backbones.spec import BackboneSettings
-from twostage.errors import BackboneError
+from twostage.errors import BackboneError, VariantError
 from twostage.folders import cache_folder
 
 needs_bfloat16 = pytest.mark.skipif(
@@ -253,47 +255,138 @@ def test_a_converted_network_needs_no_keras(folder: Path) -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_a_batch_too_large_for_the_memory_is_halved_and_the_run_goes_on(
-    network: Network, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    engine = KerasEngine(network.spec, network.model, None, 8)
-    forward, sizes = engine._forward, []
+def on_small_device(engine: KerasEngine, most: int) -> list[int]:
+    """Let the device of an engine hold some images at once; return a list of what it is given."""
+    (replica,) = engine._replicas
+    start, sizes = replica._start, []
 
-    def small_device(batch: np.ndarray) -> np.ndarray:
+    def start_if_it_fits(batch: np.ndarray) -> Callable[[], np.ndarray]:
         sizes.append(len(batch))
-        if len(batch) > 2:
-            raise RuntimeError("RESOURCE_EXHAUSTED: failed to allocate memory")
-        return forward(batch)
+        if len(batch) <= most:
+            return start(batch)
+        raise RuntimeError("RESOURCE_EXHAUSTED: failed to allocate memory")
 
-    engine._forward = small_device
-    given = batches(2, 8)
+    replica._start = start_if_it_fits
+    return sizes
+
+
+@pytest.mark.parametrize("is_late", [False, True])
+def test_a_batch_too_large_for_the_memory_is_halved_and_the_run_goes_on(
+    network: Network, is_late: bool
+) -> None:
+    """Also where the backend finds out when it fetches: it computes asynchronously."""
+    engine = KerasEngine(network.spec, network.model, None, 8)
+    sizes = on_small_device(engine, 2)
+    (replica,) = engine._replicas
+    early = replica._start
+    if is_late:
+        replica._start = lambda batch: lambda: early(batch)()
+    given = batches(4, 8)
     ours = list(engine.run(given))
     assert engine.batch_size == 2
-    assert sizes == [8, 4] + [2] * 8
+    assert [size for size in sizes if size <= 2] == [2] * 16
     theirs = KerasEngine(network.spec, network.model, None, 8).run(given)
     for mine, yours in zip(ours, theirs, strict=True):
         assert (relative_difference(mine, yours) < 1e-5).all()
+    sizes.clear()
+    list(engine.run(batches(2, 2)))
+    assert sizes == [2, 2]  # it has learned
+
+
+def test_what_does_not_fit_one_by_one_is_an_error_with_a_way_out(network: Network) -> None:
+    engine = KerasEngine(network.spec, network.model, None, 4)
+    on_small_device(engine, 0)
+    message = (
+        r"memory does not hold 'mobilenet_v2_035' with one image of 64 pixels "
+        r"\(RESOURCE_EXHAUSTED.*smaller --backbone or --image-size"
+    )
+    with pytest.raises(BackboneError, match=message):
+        list(engine.run(batches(2, 4)))
+
+
+def test_a_network_that_does_not_fit_at_all_is_an_error_with_a_way_out(
+    network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(model: object, device: str) -> None:
+        raise RuntimeError("CUDA out of memory. Tried to allocate 20.00 MiB")
+
+    monkeypatch.setattr(keras_engine, "compile_forward", fail)
+    with pytest.raises(BackboneError, match=r"machine's memory does not hold .* Tried to allocate"):
+        KerasEngine(network.spec, network.model, ["cpu:0"])
 
 
 def test_other_errors_of_a_device_are_not_taken_for_a_lack_of_memory(network: Network) -> None:
     engine = KerasEngine(network.spec, network.model, None, 8)
 
-    def broken(batch: np.ndarray) -> np.ndarray:
+    def broken(batch: np.ndarray) -> Callable[[], np.ndarray]:
         raise RuntimeError("the device fell off the bus")
 
-    engine._forward = broken
+    engine._replicas[0]._start = broken
     with pytest.raises(RuntimeError, match="fell off"):
-        list(engine.run(batches(1, 8)))
+        list(engine.run(batches(5, 8)))
     assert engine.batch_size == 8
 
 
-def test_on_other_backends_keras_own_forward_runs(
+def test_keras_takes_batches_as_it_goes_and_can_be_given_up(network: Network) -> None:
+    given = batches(12, 4)
+    taken = []
+
+    def feed() -> Iterator[np.ndarray]:
+        for number, batch in enumerate(given):
+            taken.append(number)
+            yield batch
+
+    engine = KerasEngine(network.spec, network.model, None, 4)
+    run = engine.run(feed())
+    first = next(run)
+    assert 1 < len(taken) < 6  # some are under way, not all
+    run.close()
+    np.testing.assert_array_equal(first, next(iter(engine.run(given))))
+
+
+def test_a_fetch_waits_while_the_next_batch_is_computed(network: Network) -> None:
+    """Two are under way on a device: the second starts before the first is fetched."""
+    engine = KerasEngine(network.spec, network.model, None, 4)
+    (replica,) = engine._replicas
+    start, second_started = replica._start, Event()
+    started = []
+
+    def watched(batch: np.ndarray) -> Callable[[], np.ndarray]:
+        started.append(len(batch))
+        fetch = start(batch)
+        if len(started) == 2:
+            second_started.set()
+
+        def late() -> np.ndarray:
+            assert second_started.wait(timeout=60)
+            return fetch()
+
+        return late
+
+    replica._start = watched
+    assert len(list(engine.run(batches(3, 4)))) == 3
+
+
+def test_the_automatic_batch_is_larger_on_a_gpu(
     network: Network, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    frozen = KerasEngine(network.spec, network.model, None, 4).run([pixels(4)])
-    monkeypatch.setattr(keras_engine, "backend", lambda: "jax")
-    plain = KerasEngine(network.spec, network.model, None, 4).run([pixels(4)])
-    assert (relative_difference(next(frozen), next(plain)) < 1e-5).all()
+    monkeypatch.setattr(keras_engine, "compile_forward", lambda model, device: device)
+    monkeypatch.setattr(keras_engine, "on_device", lambda device: nullcontext())
+    sizes = [
+        KerasEngine(network.spec, network.model, devices, asked).batch_size
+        for devices, asked in ((("cpu:0",), None), (("gpu:0", "gpu:1"), None), (("gpu:0",), 5))
+    ]
+    assert sizes == [32, 128, 5]
+
+
+@pytest.mark.parametrize("value", [np.inf, np.nan, 0.0])
+def test_what_float16_can_not_hold_is_refused(network: Network, value: float) -> None:
+    engine = KerasEngine(replace(network.spec, precision="float16"), network.model, None, 2)
+    embeddings = np.ones((2, 1280), np.float32)
+    embeddings[1] = value
+    engine._replicas[0]._start = lambda batch: lambda: embeddings
+    with pytest.raises(BackboneError, match=r"too small for float16\. Use --precision"):
+        list(engine.run([pixels(2)]))
 
 
 CHOICES = [
@@ -328,6 +421,13 @@ def test_what_is_left_open_is_chosen(
 @pytest.mark.parametrize(
     ("asked", "on_gpu", "native", "installed", "message"),
     [
+        (
+            (None, "float16"),
+            False,
+            True,
+            True,
+            r"only GPUs compute in float16\. Use --precision bfloat16 or float32",
+        ),
         (("openvino", None), True, True, True, "it runs on CPUs only. Use --device cpu"),
         (("openvino", None), False, True, False, "not installed. .*pip install openvino"),
         ((None, "bfloat16"), False, False, True, "this processor does not compute in bfloat16"),
@@ -350,6 +450,52 @@ def test_what_is_not_to_be_had_is_refused_with_a_way_out(
             architecture="mobilenet_v2",
             is_on_gpu=on_gpu,
             has_native_bfloat16=lambda: native,
+        )
+
+
+@pytest.mark.parametrize(
+    ("precision", "capability", "expected"),
+    [
+        (None, (9, 0), "float32"),  # nothing was measured on a GPU
+        ("auto", (7, 5), "float32"),
+        ("bfloat16", (8, 0), "bfloat16"),
+        ("float16", (7, 0), "float16"),
+        ("float16", (9, 0), "float16"),  # a store that an older GPU began goes on
+    ],
+)
+def test_a_gpu_computes_in_what_it_has(
+    precision: str | None, capability: tuple[int, int], expected: str
+) -> None:
+    chosen = choose_variant(
+        None,
+        precision,
+        architecture="mobilenet_v2",
+        is_on_gpu=True,
+        has_native_bfloat16=pytest.fail,
+        gpu_capability=capability,
+    )
+    assert chosen == Variant("keras", expected)
+
+
+@pytest.mark.parametrize(
+    ("precision", "capability", "message"),
+    [
+        ("bfloat16", (7, 5), r"is 7\.5, and bfloat16 takes 8\.0\. Use --precision float16 or"),
+        ("float16", (6, 1), r"is 6\.1, and float16 takes 7\.0\. Use --precision float32\."),
+        ("bfloat16", None, r"no CUDA compute capability .*\. Use --precision float32\."),
+    ],
+)
+def test_what_a_gpu_lacks_is_refused_with_what_it_has(
+    precision: str, capability: tuple[int, int] | None, message: str
+) -> None:
+    with pytest.raises(VariantError, match=f"--precision {precision}: .*{message}"):
+        choose_variant(
+            "keras",
+            precision,
+            architecture="mobilenet_v2",
+            is_on_gpu=True,
+            has_native_bfloat16=pytest.fail,
+            gpu_capability=capability,
         )
 
 

@@ -103,7 +103,7 @@ class ImageEmbedder(BackboneParameters, TransformerMixin, BaseEstimator):
         Whether an unreadable image becomes a row of NaN or an error.
     engine : {"auto", "keras", "openvino"}, optional
         What executes the backbone; the fastest there is if None.
-    precision : {"auto", "float32", "bfloat16"}, optional
+    precision : {"auto", "float32", "bfloat16", "float16"}, optional
         What it computes in; bfloat16 only where embeddings stay what they are if None.
     batch_size : int, optional
         Images that go through the backbone at once; what suits the engine if None.

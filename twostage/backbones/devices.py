@@ -1,14 +1,17 @@
-"""Which device a backbone runs on, and why not the GPU where there is one it can't use."""
+"""Which devices a backbone runs on, and why not the GPU where there is one it can't use."""
 
 import os
+import re
 import shutil
 import sys
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import joblib
 
+from twostage.backbones.backend import prepare_backend
 from twostage.errors import BackboneError
 
 DEVICES = ("auto", "cpu", "gpu")
@@ -20,24 +23,43 @@ _INSTALL = {
 
 
 @dataclass(frozen=True)
+class Gpu:
+    """A GPU that the backend can use.
+
+    Attributes
+    ----------
+    name : str
+        As its maker names it.
+    capability : tuple of int or None
+        CUDA's compute capability, major and minor; None if it has none or does not tell.
+    """
+
+    name: str
+    capability: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
 class Device:
     """Where the backbone runs.
 
     Attributes
     ----------
-    name : str
-        As Keras names it: "cpu:0" or "gpu:0".
+    names : tuple of str
+        As Keras names them: "cpu:0", or "gpu:0", "gpu:1" and so on.
     description : str
         For people, with the reason why it is not the GPU if there is one.
+    capability : tuple of int or None
+        The least CUDA compute capability of the GPUs, major and minor; None where one has none.
     """
 
-    name: str
+    names: tuple[str, ...]
     description: str
+    capability: tuple[int, int] | None = None
 
     @property
     def is_gpu(self) -> bool:
-        """Whether it is a GPU."""
-        return self.name.startswith("gpu")
+        """Whether it is a GPU, or several."""
+        return self.names[0].startswith("gpu")
 
 
 def choose_device(requested: str) -> Device:
@@ -46,7 +68,7 @@ def choose_device(requested: str) -> Device:
     Parameters
     ----------
     requested : {"auto", "cpu", "gpu"}
-        "auto" takes the GPU if the backend can use one.
+        "auto" takes the GPUs if the backend can use any: all of them.
 
     Raises
     ------
@@ -55,40 +77,79 @@ def choose_device(requested: str) -> Device:
     """
     cpu = f"CPU, {joblib.cpu_count()} cores"
     if requested == "cpu" or (requested == "auto" and not _may_have_gpu()):
-        return Device("cpu:0", cpu)  # without Keras, which takes seconds to start
+        return Device(("cpu:0",), cpu)  # without Keras, which takes seconds to start
+    prepare_backend()
     import keras
 
     backend = keras.backend.backend()
     gpus = _gpus_of(backend)
     if gpus:
-        return Device("gpu:0", f"GPU {gpus[0]}")
+        names = tuple(f"gpu:{i}" for i in range(len(gpus)))
+        return Device(names, _described(gpus), _least_capability(gpus))
     why_not = _why_no_gpu(backend)
     if requested == "gpu":
         raise BackboneError(
             f"--device gpu: {why_not or 'this machine has no NVIDIA GPU'}. Use --device cpu."
         )
-    return Device("cpu:0", cpu if why_not is None else f"{cpu} ({why_not})")
+    return Device(("cpu:0",), cpu if why_not is None else f"{cpu} ({why_not})")
 
 
-def _gpus_of(backend: str) -> list[str]:
-    if backend == "tensorflow":
-        import tensorflow as tf
-
-        gpus = tf.config.list_physical_devices("GPU")
-        return [_tensorflow_name(tf, gpu) for gpu in gpus]
-    if backend == "jax":
-        import jax  # type: ignore[import-not-found, unused-ignore]
-
-        return [gpu.device_kind for gpu in jax.devices() if gpu.platform == "gpu"]
-    if backend == "torch":
-        import torch  # type: ignore[import-not-found, unused-ignore]
-
-        return [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return []
+def _described(gpus: Sequence[Gpu]) -> str:
+    names = ", ".join(dict.fromkeys(gpu.name for gpu in gpus))
+    return f"GPU {names}" if len(gpus) == 1 else f"{len(gpus)} GPUs {names}"
 
 
-def _tensorflow_name(tf: Any, gpu: Any) -> str:
-    return str(tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name))
+def _least_capability(gpus: Sequence[Gpu]) -> tuple[int, int] | None:
+    """Return what all of them have: they compute in the same precision."""
+    found = [gpu.capability for gpu in gpus]
+    known = [capability for capability in found if capability is not None]
+    return min(known) if len(known) == len(found) else None
+
+
+def _gpus_of(backend: str) -> list[Gpu]:
+    found = {"tensorflow": _tensorflow_gpus, "jax": _jax_gpus, "torch": _torch_gpus}
+    return found[backend]() if backend in found else []
+
+
+def _tensorflow_gpus() -> list[Gpu]:
+    """Return TensorFlow's GPUs, told to take memory as it is needed, not all of it at once."""
+    import tensorflow as tf
+
+    gpus = tf.config.list_physical_devices("GPU")
+    for gpu in gpus:
+        with suppress(RuntimeError, ValueError):  # it is in use already, or divided
+            tf.config.experimental.set_memory_growth(gpu, True)
+    found = [(gpu.name, tf.config.experimental.get_device_details(gpu)) for gpu in gpus]
+    return [
+        Gpu(str(details.get("device_name", name)), details.get("compute_capability"))
+        for name, details in found
+    ]
+
+
+def _jax_gpus() -> list[Gpu]:
+    import jax
+
+    gpus = [device for device in jax.local_devices() if device.platform == "gpu"]
+    return [Gpu(gpu.device_kind, _parsed(getattr(gpu, "compute_capability", None))) for gpu in gpus]
+
+
+def _torch_gpus() -> list[Gpu]:
+    import torch
+
+    is_cuda = torch.version.cuda is not None  # the numbers of AMD's mean something else
+    return [
+        Gpu(
+            torch.cuda.get_device_name(i),
+            torch.cuda.get_device_capability(i) if is_cuda else None,
+        )
+        for i in range(torch.cuda.device_count())
+    ]
+
+
+def _parsed(capability: object) -> tuple[int, int] | None:
+    """Return "8.6" as numbers; None for what is none of CUDA's."""
+    found = re.fullmatch(r"(\d+)\.(\d+)", str(capability))
+    return (int(found[1]), int(found[2])) if found else None
 
 
 def _why_no_gpu(backend: str) -> str | None:

@@ -13,6 +13,14 @@ from twostage.errors import VariantError
 # Where bfloat16 was measured on real photos with ImageNet weights to keep the direction of
 # embeddings: a median cosine to float32 of at least .998, and none below .99. See docs/engines.md.
 FAITHFUL_IN_BFLOAT16 = frozenset({"mobilenet_v2"})
+# Convolutions of each kind, dense and depthwise, that stay in float32 where the others compute in
+# bfloat16, in networks that have both: what rounding does to the first ones does the harm.
+N_FIRST_IN_FLOAT32 = 3
+
+# The CUDA compute capability from which a GPU has it in hardware: Ampere's, and Volta's. What is
+# measured on a CPU says nothing of a GPU's: there, "auto" stays with float32.
+_LEAST_CAPABILITY = {"bfloat16": (8, 0), "float16": (7, 0)}
+REDUCED = tuple(_LEAST_CAPABILITY)
 
 
 class Engine(Protocol):
@@ -63,6 +71,7 @@ def choose_variant(
     architecture: str,
     is_on_gpu: bool,
     has_native_bfloat16: Callable[[], bool],
+    gpu_capability: tuple[int, int] | None = None,
 ) -> Variant:
     """Choose engine and precision, where they are left open.
 
@@ -70,15 +79,17 @@ def choose_variant(
     ----------
     engine : {"auto", "keras", "openvino"} or None
         None stands for "auto": OpenVINO on a CPU, if it is installed, else Keras.
-    precision : {"auto", "float32", "bfloat16"} or None
-        None stands for "auto": bfloat16 where the processor has it and the architecture was shown
-        to keep its embeddings, else float32.
+    precision : {"auto", "float32", "bfloat16", "float16"} or None
+        None stands for "auto": on a CPU, bfloat16 where the processor has it and the architecture
+        was shown to keep its embeddings; else float32.
     architecture : str
         Name in the catalogue.
     is_on_gpu : bool
         Whether the backbone runs on a GPU.
     has_native_bfloat16 : callable
         Whether the processor computes in bfloat16; called only where OpenVINO is.
+    gpu_capability : tuple of int, optional
+        CUDA compute capability of the GPU, major and minor; None if it is not known.
 
     Raises
     ------
@@ -94,13 +105,43 @@ def choose_variant(
         raise VariantError(asked, "OpenVINO is not installed", fix)
     if engine in (None, AUTO):
         engine = "openvino" if has_openvino and not is_on_gpu else "keras"
-    is_capable = engine == "openvino" and has_native_bfloat16()
-    if precision == "bfloat16" and not is_capable:
-        is_openvino = engine == "openvino"
-        lacking = "this processor does not compute in bfloat16"
-        reason = lacking if is_openvino else "only --engine openvino computes in bfloat16"
-        raise VariantError("--precision bfloat16", reason, "Use --precision float32.")
+    why_not = _why_not(str(engine), is_on_gpu, gpu_capability, has_native_bfloat16)
+    if precision in REDUCED and (reason := why_not(str(precision))) is not None:
+        others = [name for name in REDUCED if name != precision and why_not(name) is None]
+        fix = f"Use --precision {' or '.join([*others, 'float32'])}."
+        raise VariantError(f"--precision {precision}", reason, fix)
     if precision in (None, AUTO):
-        is_faithful = architecture in FAITHFUL_IN_BFLOAT16
-        precision = "bfloat16" if is_capable and is_faithful else "float32"
+        is_faithful = not is_on_gpu and architecture in FAITHFUL_IN_BFLOAT16
+        precision = "bfloat16" if is_faithful and why_not("bfloat16") is None else "float32"
     return Variant(str(engine), str(precision))
+
+
+def _why_not(
+    engine: str,
+    is_on_gpu: bool,
+    gpu_capability: tuple[int, int] | None,
+    has_native_bfloat16: Callable[[], bool],
+) -> Callable[[str], str | None]:
+    """Return what says why a reduced precision is not to be had here; None if it is."""
+
+    def on_gpu(precision: str) -> str | None:
+        least = _LEAST_CAPABILITY[precision]
+        if gpu_capability is None:
+            return "this GPU has no CUDA compute capability to tell whether it has it"
+        if gpu_capability < least:
+            found = f"this GPU's CUDA compute capability is {_dotted(gpu_capability)}"
+            return f"{found}, and {precision} takes {_dotted(least)}"
+        return None
+
+    def on_cpu(precision: str) -> str | None:
+        if precision == "float16":
+            return "only GPUs compute in float16"
+        if engine != "openvino":
+            return "only --engine openvino computes in bfloat16 on a CPU"
+        return None if has_native_bfloat16() else "this processor does not compute in bfloat16"
+
+    return on_gpu if is_on_gpu else on_cpu
+
+
+def _dotted(capability: tuple[int, int]) -> str:
+    return f"{capability[0]}.{capability[1]}"

@@ -130,7 +130,7 @@ def build(settings: BackboneSettings, device: str, batch_size: int | None) -> "t
     chosen, variant = _choose(settings, device)
     file = settings.weights_file
     file_hash = hash_file(file) if file else None
-    engine = _engine(settings, file_hash, chosen.name, variant, batch_size)
+    engine = _engine(settings, file_hash, chosen.names, variant, batch_size)
     return engine, f"{engine.name} in {variant.precision} on {chosen.description}"
 
 
@@ -147,6 +147,7 @@ def _choose(settings: BackboneSettings, device: str) -> "tuple[Device, Variant]"
         architecture=str(settings.backbone),
         is_on_gpu=chosen.is_gpu,
         has_native_bfloat16=_has_native_bfloat16,
+        gpu_capability=chosen.capability,
     )
     return chosen, variant
 
@@ -155,7 +156,7 @@ def _choose(settings: BackboneSettings, device: str) -> "tuple[Device, Variant]"
 def _engine(
     settings: BackboneSettings,
     weights_file_hash: str | None,
-    device: str,
+    devices: tuple[str, ...],
     variant: "Variant",
     batch_size: int | None,
 ) -> "Engine":
@@ -165,9 +166,9 @@ def _engine(
     from twostage.backbones.keras_engine import KerasEngine
     from twostage.backbones.network import load_network
 
-    network = load_network(settings, device)
+    network = load_network(settings, devices[0])
     spec = _as_executed(network.spec, settings, variant)
-    return KerasEngine(spec, network.model, device, batch_size)
+    return KerasEngine(spec, network.model, devices, batch_size)
 
 
 def _openvino_engine(

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from twostage.backbones.backend import prepare_backend
 from twostage.backbones.catalogue import Architecture, find_architecture
 from twostage.backbones.spec import PENULTIMATE, BackboneSettings, BackboneSpec
 from twostage.errors import BackboneError, UsageError, did_you_mean
@@ -40,8 +41,9 @@ def _muted_stderr() -> Iterator[None]:
         os.close(kept)
 
 
+prepare_backend()
 with _muted_stderr():
-    import keras
+    import keras as keras  # others take it from here, to come after the above
 
     if keras.backend.backend() == "tensorflow":
         import tensorflow  # noqa: F401  (it starts up here, inside the mute)

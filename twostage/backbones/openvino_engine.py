@@ -11,10 +11,10 @@ import numpy as np
 import openvino
 
 from twostage.backbones.conversion import MODEL, WEIGHTS
+from twostage.backbones.engines import N_FIRST_IN_FLOAT32
 from twostage.backbones.spec import BackboneSpec
 
 _BATCH_SIZE = 4  # activations of so few images stay in the processor's cache
-_N_FIRST = 3  # of each kind of convolution
 _IN_FLOAT32 = {"name": "precise", "version": "0"}
 
 
@@ -117,7 +117,7 @@ def _kept_in_float32(layers: Sequence[ET.Element]) -> list[ET.Element]:
     without depthwise convolutions were not.
     """
     depthwise, dense = _convolutions(layers, "GroupConvolution"), _convolutions(layers)
-    return [*depthwise[:_N_FIRST], *dense[:_N_FIRST]] if depthwise else []
+    return [*depthwise[:N_FIRST_IN_FLOAT32], *dense[:N_FIRST_IN_FLOAT32]] if depthwise else []
 
 
 def _convolutions(layers: Sequence[ET.Element], kind: str = "Convolution") -> list[ET.Element]:

@@ -17,7 +17,7 @@ POOLINGS = ("avg", "max")
 STORAGE_DTYPES = ("float32", "float16")
 AUTO = "auto"
 ENGINES = (AUTO, "keras", "openvino")
-PRECISIONS = (AUTO, "float32", "bfloat16")
+PRECISIONS = (AUTO, "float32", "bfloat16", "float16")
 _NUMERIC_VARIANT = ("engine", "precision", "storage_dtype")
 _PROVENANCE = ("weights", "weights_file_hash")
 
@@ -46,7 +46,7 @@ class BackboneSettings:
         Seed of "random" weights.
     engine : {"auto", "keras", "openvino"}, default "auto"
         What executes it; see `twostage.backbones.engines.choose_variant`.
-    precision : {"auto", "float32", "bfloat16"}, default "auto"
+    precision : {"auto", "float32", "bfloat16", "float16"}, default "auto"
         What it computes in.
     """
 

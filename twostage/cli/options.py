@@ -52,7 +52,7 @@ backbone_options = together(
     ),
     click.option(
         "--precision",
-        type=click.Choice(["auto", "float32", "bfloat16"]),
+        type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
         help="What it computes in; auto takes bfloat16 only where embeddings stay what they are.",
     ),
 )
