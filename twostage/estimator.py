@@ -198,7 +198,8 @@ class _TwoStage(BackboneParameters, BaseEstimator):
             estimator of your own as a head.
         """
         check_is_fitted(self, "model_")
-        write_model(self.model_, path, trusted)
+        for note in write_model(self.model_, path, trusted):
+            warnings.warn(note, stacklevel=2)
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()

@@ -126,7 +126,8 @@ def fit(
     n_unusable = check_usable(blocks)
     with log_shown(quiet):
         fitted = fit_and_score(frame, blocks, target, settings, backbone)
-    write_model(fitted, model)
+    for note in write_model(fitted, model):
+        say(note)
     if is_replacing:
         say(f"The older model in '{model}' was replaced.")
     if as_json:
