@@ -195,7 +195,11 @@ def _feature_lines(fitted: "FittedModel") -> list[str]:
 
 
 def _backbone_name(fitted: "FittedModel") -> str:
-    return str(fitted.backbone["architecture"]) if fitted.backbone else "a store"
+    from twostage.backbones.spec import BackboneSpec
+
+    if fitted.backbone is None:
+        return "a store"
+    return BackboneSpec.from_dict(fitted.backbone, "the model").name
 
 
 def _classes(fitted: "FittedModel") -> str:
@@ -329,6 +333,7 @@ def _embed(
             "resize",
             "engine",
             "precision",
+            "preprocessing",
         )
     }
     if store is not None:
