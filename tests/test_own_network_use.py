@@ -118,6 +118,16 @@ def test_a_file_that_is_gone_or_another_is_asked_for(
     assert "1 embedded now" in again.stdout, again.output
 
 
+def test_a_file_written_anew_is_another_backbone(run: Run, folder: Path, store: Path) -> None:
+    """Nor is the network that was converted from the older one taken for it."""
+    save_network(folder / "mine.keras", seed=1)
+    asked = ("--backbone", folder / "mine.keras")
+    assert run("extract", folder / "photos", "-o", folder / "T", *asked).exit_code == 0
+    specs = [EmbeddingStore(path).spec for path in (store, folder / "T")]
+    assert specs[0]["weights_digest"] != specs[1]["weights_digest"]
+    assert run("extract", folder / "photos", "-o", store, *asked).exit_code == 1
+
+
 def test_the_same_network_saved_again_goes_on_with_the_store(
     run: Run, folder: Path, store: Path, photo: Callable[..., Path]
 ) -> None:

@@ -275,7 +275,7 @@ class BackboneSpec:
             "random_state": int(seed) if is_random else None,
             "engine": self.engine,
             "precision": self.precision,
-            "preprocessing": self.preprocessing,
+            "preprocessing": self.preprocessing if self.is_keras_file else None,
         }
 
     def conflicts(self, settings: BackboneSettings) -> list[str]:

@@ -94,7 +94,7 @@ def _walk_back(network: UnrolledNetwork, tensor: Any) -> tuple[list[Call], Call 
     """Return the calls that may follow a classifier, last first, and the one before them."""
     tail: list[Call] = []
     call = network.maker(tensor)
-    while call is not None and call.kind in _AFTER_A_CLASSIFIER and len(call.inputs) == 1:
+    while call is not None and call.kind in _AFTER_A_CLASSIFIER:
         tail.append(call)
         call = network.maker(call.inputs[0])
     return tail, call

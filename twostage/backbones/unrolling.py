@@ -27,7 +27,7 @@ IDLE_IN_INFERENCE = frozenset(
     }
 )
 # What of a layer's settings does not change what it computes.
-_IDLE_SETTINGS = ("name", "module", "registered_name", "build_config", "trainable", "seed")
+_IDLE_SETTINGS = ("name", "module", "build_config", "trainable")
 _IDLE_ENDINGS = ("_initializer", "_regularizer", "_constraint")
 
 
@@ -167,7 +167,6 @@ class UnrolledNetwork:
     def _call(self, layer: Any, prefix: str, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         """Call a layer or, one by one, the layers of a nested model."""
         path = prefix + layer.name
-        kwargs = {name: value for name, value in kwargs.items() if name != "training"}
         given = _tensors((args, kwargs))
         if is_graph(layer):
             outputs = self._run(layer, given, f"{path}/")
