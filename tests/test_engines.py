@@ -507,6 +507,14 @@ def test_without_openvino_keras_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     assert chosen == Variant("keras", "float32")
 
 
+def test_without_what_keras_converts_by_keras_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines, "find_spec", lambda name: name if name == "openvino" else None)
+    chosen = choose_variant(
+        None, None, architecture="mobilenet_v2", is_on_gpu=False, has_native_bfloat16=pytest.fail
+    )
+    assert chosen == Variant("keras", "float32")
+
+
 def photos(size_px: int) -> np.ndarray:
     """Draw smooth pictures, as photos are: noise would flatter low precision."""
     rng = np.random.default_rng(0)

@@ -31,8 +31,8 @@ PathLike = str | os.PathLike[str]
 class BackboneParameters:
     """The parameters that say which backbone embeds images, and how it is run."""
 
-    backbone: str
-    weights: str
+    backbone: PathLike
+    weights: str | None
     layer: str | None
     pooling: str | None
     image_size: int | None
@@ -40,6 +40,7 @@ class BackboneParameters:
     image_root: PathLike | None
     engine: str | None
     precision: str | None
+    preprocessing: str | None
     batch_size: int | None
     workers: int | None
     device: str
@@ -58,6 +59,7 @@ class BackboneParameters:
             random_state=int(seed) if isinstance(seed, Integral) else None,
             engine=self.engine,
             precision=self.precision,
+            preprocessing=self.preprocessing,
         )
 
     def _blocks(
@@ -85,16 +87,18 @@ class ImageEmbedder(BackboneParameters, TransformerMixin, BaseEstimator):
 
     Parameters
     ----------
-    backbone : str, default="mobilenet_v2"
-        Name in the catalogue (``twostage backbones`` lists it).
-    weights : str, default="imagenet"
-        "imagenet", "random", or the path of a weights file.
+    backbone : str or path-like, default="mobilenet_v2"
+        Name in the catalogue (``twostage backbones`` lists it), or a ``.keras`` file: a network
+        of your own, whose top is stripped.
+    weights : str, optional
+        "imagenet" (which None stands for), "random", or the path of a weights file. A ``.keras``
+        file has its own.
     layer : str, optional
         Name of a layer, if not the penultimate one.
     pooling : {"avg", "max"}, optional
         How a feature map becomes a vector.
     image_size : int, optional
-        Input size in pixels, if not the architecture's own.
+        Input size in pixels, if not the backbone's own.
     resize : {"crop", "squash", "pad"}, optional
         How an image becomes a square; "crop" if None.
     image_root : path-like, optional
@@ -105,6 +109,10 @@ class ImageEmbedder(BackboneParameters, TransformerMixin, BaseEstimator):
         What executes the backbone; the fastest there is if None.
     precision : {"auto", "float32", "bfloat16", "float16"}, optional
         What it computes in; bfloat16 only where embeddings stay what they are if None.
+    preprocessing : {"caffe", "tf", "torch", "unit", "none"}, optional
+        What is done to pixels first, for a ``.keras`` file that does not say it: Keras' own modes
+        ("tf": -1 to 1; "torch": 0 to 1, then standardised; "caffe": BGR, less the mean), "unit"
+        (0 to 1), or nothing. Backbones of the catalogue know theirs.
     batch_size : int, optional
         Images that go through the backbone at once; what suits the engine if None.
     workers : int, optional
@@ -137,9 +145,9 @@ class ImageEmbedder(BackboneParameters, TransformerMixin, BaseEstimator):
 
     def __init__(
         self,
-        backbone: str = "mobilenet_v2",
+        backbone: PathLike = "mobilenet_v2",
         *,
-        weights: str = "imagenet",
+        weights: str | None = None,
         layer: str | None = None,
         pooling: str | None = None,
         image_size: int | None = None,
@@ -148,6 +156,7 @@ class ImageEmbedder(BackboneParameters, TransformerMixin, BaseEstimator):
         on_error: str = "null",
         engine: str | None = None,
         precision: str | None = None,
+        preprocessing: str | None = None,
         batch_size: int | None = None,
         workers: int | None = None,
         device: str = "auto",
@@ -164,6 +173,7 @@ class ImageEmbedder(BackboneParameters, TransformerMixin, BaseEstimator):
         self.on_error = on_error
         self.engine = engine
         self.precision = precision
+        self.preprocessing = preprocessing
         self.batch_size = batch_size
         self.workers = workers
         self.device = device

@@ -98,3 +98,9 @@ def listed(names: Sequence[object], most: int = 5) -> str:
     """Return the names quoted and joined, the rest counted: ``'a', 'b' and 3 more``."""
     shown = ", ".join(repr(str(name)) for name in names[:most])
     return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of what an error of another library says, or its type."""
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0][:400]

@@ -66,8 +66,8 @@ class _TwoStage(BackboneParameters, BaseEstimator):
         tune: int = 0,
         class_weight: Mapping[Any, float] | str | None = None,
         log_target: bool = False,
-        backbone: str = "mobilenet_v2",
-        weights: str = "imagenet",
+        backbone: PathLike = "mobilenet_v2",
+        weights: str | None = None,
         layer: str | None = None,
         pooling: str | None = None,
         image_size: int | None = None,
@@ -75,6 +75,7 @@ class _TwoStage(BackboneParameters, BaseEstimator):
         image_root: PathLike | None = None,
         engine: str | None = None,
         precision: str | None = None,
+        preprocessing: str | None = None,
         batch_size: int | None = None,
         workers: int | None = None,
         device: str = "auto",
@@ -108,6 +109,7 @@ class _TwoStage(BackboneParameters, BaseEstimator):
         self.image_root = image_root
         self.engine = engine
         self.precision = precision
+        self.preprocessing = preprocessing
         self.batch_size = batch_size
         self.workers = workers
         self.device = device
@@ -198,7 +200,8 @@ class _TwoStage(BackboneParameters, BaseEstimator):
             estimator of your own as a head.
         """
         check_is_fitted(self, "model_")
-        write_model(self.model_, path, trusted)
+        for note in write_model(self.model_, path, trusted):
+            warnings.warn(note, stacklevel=2)
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
@@ -321,7 +324,7 @@ class TwoStageClassifier(ClassifierMixin, _TwoStage):
     log_target : bool, default=False
         Whether to learn the logarithm of a positive target. For the regressor only.
     backbone, weights, layer, pooling, image_size, resize, image_root, engine, \
-precision, batch_size, workers, device, cache_dir
+precision, preprocessing, batch_size, workers, device, cache_dir
         See `ImageEmbedder`.
     random_state : int, RandomState or None, default=0
         Of everything random; None draws anew at each fit.
@@ -451,17 +454,9 @@ def load_model(
         n_jobs=settings.n_jobs,
     )
     if model.backbone is not None:
-        asked = BackboneSpec.from_dict(model.backbone, path).to_settings()
-        estimator.set_params(
-            backbone=asked.backbone,
-            weights=asked.weights,
-            layer=asked.layer,
-            pooling=asked.pooling,
-            image_size=asked.image_size,
-            resize=asked.resize,
-            engine=asked.engine,
-            precision=asked.precision,
-        )
+        asked = BackboneSpec.from_dict(model.backbone, path).parameters()
+        chosen = {name: asked[name] for name in asked if name in estimator.get_params(deep=False)}
+        estimator.set_params(**chosen | {"random_state": settings.random_state})
     estimator._adopt(model)
     return estimator
 

@@ -84,7 +84,7 @@ class ExtractionSummary:
     store : str
         The store's folder.
     backbone : str
-        The architecture.
+        The architecture, or the name of a ``.keras`` file.
     dim : int
         Length of an embedding.
     n_images : int
@@ -134,7 +134,7 @@ def extract(
     store: PathLike,
     *,
     names: Iterable[str] | None = None,
-    backbone: str | None = None,
+    backbone: PathLike | None = None,
     weights: str | None = None,
     layer: str | None = None,
     pooling: str | None = None,
@@ -144,6 +144,7 @@ def extract(
     random_state: int | None = None,
     engine: str | None = None,
     precision: str | None = None,
+    preprocessing: str | None = None,
     **options: Any,
 ) -> ExtractionSummary:
     """Embed the images below a folder into a store, those that it does not hold yet.
@@ -158,7 +159,7 @@ def extract(
         Only these images, as a table names them, relative to ``images``. Names without a file
         become rows with an error.
     backbone, weights, layer, pooling, image_size, resize, dtype, random_state, engine, \
-precision
+precision, preprocessing
         See `twostage.backbones.spec.BackboneSettings`. What is not given is the store's own, or
         for a new store the default: MobileNetV2 with ImageNet weights.
     **options
@@ -190,6 +191,7 @@ precision
         random_state,
         engine,
         precision,
+        preprocessing,
     )
     how = ExtractionOptions(**options)
     folder, note = Path(images), None
@@ -264,7 +266,7 @@ def _embed_into(
             _judge(errors, len(references), options.on_error)
     return ExtractionSummary(
         store=str(path),
-        backbone=store.spec["architecture"],
+        backbone=backbone.spec.name,
         dim=store.dim,
         n_images=len(references),
         n_computed=n_computed,

@@ -69,7 +69,7 @@ def _holds_only_a_model(folder: Path) -> bool:
     return found <= {RECORD, *listed}
 
 
-def write_model(model: FittedModel, path: PathLike, trusted: Sequence[str] = ()) -> None:
+def write_model(model: FittedModel, path: PathLike, trusted: Sequence[str] = ()) -> list[str]:
     """Write a model, whole or not at all; an older model in its place is replaced.
 
     Parameters
@@ -82,6 +82,11 @@ def write_model(model: FittedModel, path: PathLike, trusted: Sequence[str] = ())
         Types, by their full names, that may be saved although twostage does not know them: those
         of a scikit-learn estimator that the user brought.
 
+    Returns
+    -------
+    list of str
+        What the user should know: that the model does not bring its backbone's file along.
+
     Raises
     ------
     ModelError
@@ -92,12 +97,13 @@ def write_model(model: FittedModel, path: PathLike, trusted: Sequence[str] = ())
     temporary = folder.with_name(f"_tmp-{folder.name}-{os.getpid()}")
     try:
         temporary.mkdir(parents=True)
-        _write_files(model, temporary, trusted)
+        notes = _write_files(model, temporary, trusted)
         _put_in_place(temporary, folder)
     except OSError as error:
         raise ModelError(f"Can't write the model '{path}': {error.strerror or error}.") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+    return notes
 
 
 def read_model(path: PathLike, trusted: Sequence[str] = ()) -> FittedModel:
@@ -190,13 +196,13 @@ def _is_as_named(asked: dict[str, Any]) -> bool:
     return name != OWN_ESTIMATOR and bool(head_class(name)().parameters() == asked["parameters"])
 
 
-def _write_files(model: FittedModel, folder: Path, trusted: Sequence[str]) -> None:
+def _write_files(model: FittedModel, folder: Path, trusted: Sequence[str]) -> list[str]:
     for number, member in enumerate(model.members):
         subfolder = folder / _MEMBER_FOLDER.format(number=number)
         subfolder.mkdir()
         member.save(subfolder, trusted)
     model.trained_on.to_parquet(folder / _TRAINED_ON, index=False)
-    backbone = _with_weights_file(model.backbone, folder)
+    backbone, notes = _with_weights_file(model.backbone, folder)
     record = {
         "schema_version": SCHEMA_VERSION,
         "versions": {name: version(name) for name in _RECORDED_LIBRARIES},
@@ -212,6 +218,7 @@ def _write_files(model: FittedModel, folder: Path, trusted: Sequence[str]) -> No
     }
     plain = json.loads(to_json(record))
     (folder / RECORD).write_text(to_json(plain | {_OWN_DIGEST: hash_json(plain)}))
+    return notes
 
 
 def _put_in_place(temporary: Path, folder: Path) -> None:
@@ -228,26 +235,37 @@ def _put_in_place(temporary: Path, folder: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _with_weights_file(backbone: dict[str, Any] | None, folder: Path) -> dict[str, Any] | None:
-    """Copy a backbone's own weights file into the model, so that it can be sent to others."""
+def _with_weights_file(
+    backbone: dict[str, Any] | None, folder: Path
+) -> tuple[dict[str, Any] | None, list[str]]:
+    """Copy the file that a backbone came from into the model, so that it can be sent to others.
+
+    A file that is gone is noted: the model still predicts from a store.
+    """
     if backbone is None or backbone["weights_file_hash"] is None:
-        return backbone
+        return backbone, []
     source = Path(backbone["weights"])
     if not source.is_file() or hash_file(source) != backbone["weights_file_hash"]:
-        raise ModelError(
-            f"The model needs the weights file '{source}' of its backbone, which is "
-            f"{'another one by now' if source.exists() else 'gone'}. Put it back and fit again."
-        )
+        state = "another one by now" if source.exists() else "gone"
+        return backbone, [
+            f"The backbone's file '{source}' is {state}, so the model does not bring it along. It "
+            "predicts from a store; to predict from images, put the file back and fit again."
+        ]
     inside = Path(_BACKBONE_FOLDER) / source.name
     (folder / _BACKBONE_FOLDER).mkdir()
     shutil.copyfile(source, folder / inside)
-    return backbone | {"weights": inside.as_posix()}
+    return backbone | {"weights": inside.as_posix()}, []
 
 
 def _located_backbone(folder: Path, backbone: dict[str, Any] | None) -> dict[str, Any] | None:
-    if backbone is None or backbone["weights_file_hash"] is None:
+    if backbone is None or backbone["weights_file_hash"] is None or not _is_inside(backbone):
         return backbone
     return backbone | {"weights": str((folder / backbone["weights"]).resolve())}
+
+
+def _is_inside(backbone: Mapping[str, Any]) -> bool:
+    """Whether the file that a backbone came from is in the model; if not, its path is absolute."""
+    return not Path(backbone["weights"]).is_absolute()
 
 
 def _classes_record(classes: np.ndarray | None) -> dict[str, Any] | None:
@@ -291,7 +309,7 @@ def _check_files(folder: Path, record: Mapping[str, Any]) -> None:
     for number in range(len(record["weights"])):
         subfolder = folder / _MEMBER_FOLDER.format(number=number)
         needed += [path.relative_to(folder).as_posix() for path in _files_in(subfolder)]
-    if backbone.get("weights_file_hash") is not None:
+    if backbone.get("weights_file_hash") is not None and _is_inside(backbone):
         needed.append(backbone["weights"])
     for name in {*needed, *digests}:
         file = folder / name

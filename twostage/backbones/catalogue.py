@@ -5,6 +5,7 @@ Read off Keras 3's ``keras.applications``; golden tests hold each row against Ke
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import PurePath
 from typing import Any
 
 from twostage.errors import UsageError, did_you_mean
@@ -158,8 +159,13 @@ def find_architecture(name: str) -> Architecture:
         If there is none; the closest name is suggested.
     """
     if name not in CATALOGUE:
+        own = " A network of your own is a .keras file, as model.save('my.keras') writes it."
         raise UsageError(
             f"Unknown backbone '{name}'.{did_you_mean(name, CATALOGUE)} "
-            f"'twostage backbones' lists all {len(CATALOGUE)}."
+            f"'twostage backbones' lists all {len(CATALOGUE)}.{own if _is_path(name) else ''}"
         )
     return CATALOGUE[name]
+
+
+def _is_path(name: str) -> bool:
+    return bool(PurePath(name).suffix) or len(PurePath(name).parts) > 1

@@ -19,6 +19,7 @@ from twostage.folders import conversions_folder
 
 MODEL, WEIGHTS = "network.xml", "network.bin"
 _RECORD = "converted.json"
+_LONGEST_NAME = 60
 _MOST_DIFFERENCE = 1e-3  # float32 rounding makes 1e-6
 
 
@@ -119,7 +120,7 @@ def _keep_embedding(folder: Path, spec: BackboneSpec) -> None:
 
 
 def _unconvertible(spec: BackboneSpec, reason: str) -> str:
-    return f"OpenVINO can't take '{spec.architecture}' ({reason}). Use --engine keras."
+    return f"OpenVINO can't take '{spec.name}' ({reason}). Use --engine keras."
 
 
 def check_conversion(spec: BackboneSpec, ours: np.ndarray, theirs: np.ndarray) -> None:
@@ -157,11 +158,12 @@ def _folder_of(settings: BackboneSettings) -> Path:
     asked = asdict(replace(settings, engine=None, precision=None, dtype=None))
     file = settings.weights_file
     if file is not None:
-        asked["weights"] = hash_file(file)
+        asked["backbone" if settings.keras_file else "weights"] = hash_file(file)
     if settings.weights == "imagenet":
         asked["weights"] = f"imagenet in {_keras_models()}"
     key = hash_json([asked, version("keras"), openvino.__version__])
-    return conversions_folder() / f"{settings.backbone}-{key}"
+    name = settings.keras_file.stem[:_LONGEST_NAME] if settings.keras_file else settings.backbone
+    return conversions_folder() / f"{name}-{key}"
 
 
 def _digests(folder: Path) -> dict[str, str]:

@@ -104,7 +104,8 @@ def choose_variant(
         fix = "Install it with pip install openvino, or use --engine keras."
         raise VariantError(asked, "OpenVINO is not installed", fix)
     if engine in (None, AUTO):
-        engine = "openvino" if has_openvino and not is_on_gpu else "keras"
+        is_openvino = has_openvino and not is_on_gpu and _can_convert()
+        engine = "openvino" if is_openvino else "keras"
     why_not = _why_not(str(engine), is_on_gpu, gpu_capability, has_native_bfloat16)
     if precision in REDUCED and (reason := why_not(str(precision))) is not None:
         others = [name for name in REDUCED if name != precision and why_not(name) is None]
@@ -114,6 +115,11 @@ def choose_variant(
         is_faithful = not is_on_gpu and architecture in FAITHFUL_IN_BFLOAT16
         precision = "bfloat16" if is_faithful and why_not("bfloat16") is None else "float32"
     return Variant(str(engine), str(precision))
+
+
+def _can_convert() -> bool:
+    """Whether Keras can write a network for OpenVINO: it goes by TensorFlow or PyTorch."""
+    return find_spec("tensorflow") is not None or find_spec("torch") is not None
 
 
 def _why_not(

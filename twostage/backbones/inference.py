@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from twostage.backbones.engines import N_FIRST_IN_FLOAT32
-from twostage.backbones.network import keras
+from twostage.backbones.quiet_keras import keras
 from twostage.errors import VariantError
 
 

@@ -71,6 +71,8 @@ class LazyBackbone:
         """
         if self._expected is not None:
             _refuse(spec.differences(self._expected))
+            mine = self._expected  # a model brings its file along; the cache's may be gone
+            spec = replace(spec, weights=mine.weights, weights_file_hash=mine.weights_file_hash)
         _refuse(spec.conflicts(self._settings))
         self._expected = spec
         if not spec.knows_weights_file(self._settings):
@@ -80,7 +82,7 @@ class LazyBackbone:
         """Return the backbone, built at the first call."""
         if self._built is None:
             self._built, self.device = self._build()
-            log.info("%s runs on %s.", self._built.spec.architecture, self.device)
+            log.info("%s runs on %s.", self._built.spec.name, self.device)
             if self._expected is not None:
                 _refuse(self._expected.differences(self._built.spec))
         return self._built
@@ -107,11 +109,10 @@ def runnable(spec: BackboneSpec, device: str) -> BackboneSpec:
 
     Embeddings of another variant mean the same, and differ in their last digits: that is told.
     """
-    settings = spec.to_settings().with_defaults()
     try:
-        _choose(settings, device)
+        _choose(spec.architecture, spec.engine, spec.precision, device)
     except VariantError as error:
-        variant = _choose(replace(settings, engine=None, precision=None), device)[1]
+        variant = _choose(spec.architecture, None, None, device)[1]
         here = replace(spec, engine=variant.engine, precision=variant.precision)
         log.warning(
             "The model's embeddings were made by %s, which can't run here (%s); %s makes these, "
@@ -127,24 +128,26 @@ def runnable(spec: BackboneSpec, device: str) -> BackboneSpec:
 def build(settings: BackboneSettings, device: str, batch_size: int | None) -> "tuple[Engine, str]":
     """Build a backbone with Keras, and what executes it; return that and where it runs."""
     settings = settings.with_defaults()
-    chosen, variant = _choose(settings, device)
+    chosen, variant = _choose(str(settings.backbone), settings.engine, settings.precision, device)
     file = settings.weights_file
     file_hash = hash_file(file) if file else None
     engine = _engine(settings, file_hash, chosen.names, variant, batch_size)
     return engine, f"{engine.name} in {variant.precision} on {chosen.description}"
 
 
-def _choose(settings: BackboneSettings, device: str) -> "tuple[Device, Variant]":
-    """Choose where and how to run what the settings ask for."""
+def _choose(
+    architecture: str, engine: str | None, precision: str | None, device: str
+) -> "tuple[Device, Variant]":
+    """Choose where and how to run an architecture."""
     from twostage.backbones.devices import choose_device
     from twostage.backbones.engines import choose_variant
 
-    runs_on_cpu = settings.engine == "openvino" and device == "auto"
+    runs_on_cpu = engine == "openvino" and device == "auto"
     chosen = choose_device("cpu" if runs_on_cpu else device)
     variant = choose_variant(
-        settings.engine,
-        settings.precision,
-        architecture=str(settings.backbone),
+        engine,
+        precision,
+        architecture=architecture,
         is_on_gpu=chosen.is_gpu,
         has_native_bfloat16=_has_native_bfloat16,
         gpu_capability=chosen.capability,

@@ -1,10 +1,10 @@
 """Build a Keras network, load its weights, strip its top.
 
-The only place that imports Keras. It uses Keras alone, so that every Keras backend will do.
+It uses Keras alone, so that every Keras backend will do.
 """
 
-import os
 import random
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -15,40 +15,19 @@ from typing import Any
 
 import numpy as np
 
-from twostage.backbones.backend import prepare_backend
 from twostage.backbones.catalogue import Architecture, find_architecture
+from twostage.backbones.own_network import load_own_network
+from twostage.backbones.quiet_keras import keras, muted_stderr
 from twostage.backbones.spec import PENULTIMATE, BackboneSettings, BackboneSpec
-from twostage.errors import BackboneError, UsageError, did_you_mean
+from twostage.backbones.trunk import Trunk, as_vector
+from twostage.errors import BackboneError, UsageError, did_you_mean, first_line
 from twostage.fingerprint import hash_file, hash_weights
 
-
-@contextmanager
-def _muted_stderr() -> Iterator[None]:
-    """Drop what native code writes to standard error, if ``TF_CPP_MIN_LOG_LEVEL`` asks for it.
-
-    Some of TensorFlow's start-up lines come before it heeds that variable.
-    """
-    if os.environ.get("TF_CPP_MIN_LOG_LEVEL", "0") < "3":
-        yield
-        return
-    kept = os.dup(2)
-    with open(os.devnull, "wb") as nowhere:
-        os.dup2(nowhere.fileno(), 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-
-
-prepare_backend()
-with _muted_stderr():
-    import keras as keras  # others take it from here, to come after the above
-
-    if keras.backend.backend() == "tensorflow":
-        import tensorflow  # noqa: F401  (it starts up here, inside the mute)
-
 _IMAGENET_VARIANCE = (0.229, 0.224, 0.225)  # named so by Keras; in truth standard deviations
+_SHAPES = re.compile(
+    r"variable\.shape=(\(.*?\)), Received: value\.shape=(\(.*?\))\. "
+    r"Target variable: <Variable path=([^,]+),"
+)
 
 
 @dataclass(frozen=True)
@@ -73,7 +52,7 @@ class Network:
 
     def export(self, file: str) -> None:
         """Write the network as OpenVINO's .xml and .bin."""
-        with _muted_stderr():
+        with muted_stderr():
             self.model.export(file, format="openvino", verbose=False)
 
 
@@ -110,48 +89,49 @@ def load_network(settings: BackboneSettings, device: str | None = None) -> Netwo
 
 @lru_cache(maxsize=2)
 def _load(settings: BackboneSettings, weights_file_hash: str | None, device: str | None) -> Network:
-    architecture = find_architecture(str(settings.backbone))
     with on_device(device):
-        trunk, pooling = _load_trunk(architecture, settings)
-        model = _with_preprocessing(trunk, architecture, int(settings.image_size or 0))
+        trunk = (
+            _from_catalogue(settings) if settings.keras_file is None else load_own_network(settings)
+        )
+        model = _with_preprocessing(trunk)
     spec = BackboneSpec(
-        architecture=architecture.name,
+        architecture=trunk.architecture,
         weights=settings.provenance,
-        weights_digest=hash_weights(_arrays(trunk)),
+        weights_digest=trunk.weights_digest,
         weights_file_hash=weights_file_hash,
         layer=str(settings.layer),
-        pooling=pooling,
+        pooling=trunk.pooling,
         dim=int(model.output.shape[-1]),
-        input_size_px=int(settings.image_size or 0),
+        input_size_px=int(model.input.shape[1]),
         resize=str(settings.resize),
-        preprocessing=architecture.preprocessing,
+        preprocessing=trunk.preprocessing,
         storage_dtype=str(settings.dtype),
     )
     return Network(spec, model)
 
 
-def _load_trunk(architecture: Architecture, settings: BackboneSettings) -> tuple[Any, str | None]:
-    """Load the weights into the first variant of the network that has the layer and takes them.
-
-    Returns
-    -------
-    trunk : keras.Model
-        From preprocessed pixels to embeddings.
-    pooling : {"avg", "max"} or None
-        What made a vector of a feature map, if there was one.
-    """
+def _from_catalogue(settings: BackboneSettings) -> Trunk:
+    """Load the weights into the first variant of the network that has the layer and takes them."""
+    architecture = find_architecture(str(settings.backbone))
     failures: list[str] = []
     for has_top in _variants(architecture, settings):
         network = _construct(architecture, settings, has_top)
         try:
             _load_weights(network, architecture, settings, has_top)
         except (ValueError, OSError, KeyError) as error:
-            failures.append(_first_line(error))
+            failures.append(_what_differs(error))
             continue
         if has_top and settings.layer == PENULTIMATE and not architecture.needs_top:
             network, has_top = _without_top(network, architecture, settings), False
         embedding, pooling = _embedding_of(network, architecture, settings, has_top)
-        return keras.Model(network.input, embedding), pooling
+        model = keras.Model(network.input, embedding)
+        return Trunk(
+            model,
+            architecture.name,
+            hash_weights(_arrays(model)),
+            pooling,
+            architecture.preprocessing,
+        )
     raise BackboneError(_misfit_message(architecture, settings, failures))
 
 
@@ -287,27 +267,21 @@ def _embedding_of(
     if settings.layer == PENULTIMATE:
         entering = network.get_layer(architecture.classifier).input
         return keras.layers.Flatten()(entering), None
-    tensor = network.get_layer(settings.layer).output
-    if len(tensor.shape) == 4 and settings.pooling == "max":
-        return keras.layers.GlobalMaxPooling2D()(tensor), "max"
-    if len(tensor.shape) == 4:
-        return keras.layers.GlobalAveragePooling2D()(tensor), "avg"
-    if len(tensor.shape) == 2 and settings.pooling is None:
-        return tensor, None
-    raise UsageError(
-        f"Layer '{settings.layer}' gives a tensor of shape {tensor.shape[1:]}, which can't be "
-        f"{'pooled' if settings.pooling else 'an embedding'}. Name a feature map or a vector."
+    return as_vector(
+        network.get_layer(settings.layer).output, settings.pooling, f"Layer '{settings.layer}'"
     )
 
 
-def _with_preprocessing(trunk: Any, architecture: Architecture, size_px: int) -> Any:
+def _with_preprocessing(trunk: Trunk) -> Any:
     """Put the cast from uint8 and Keras' preprocessing in front of the network."""
-    pixels = keras.Input((size_px, size_px, 3), dtype="uint8")
+    pixels = keras.Input(trunk.model.input.shape[1:], dtype="uint8")
     values = keras.ops.cast(pixels, "float32")
-    if architecture.preprocessing != "none":
+    if trunk.preprocessing == "unit":
+        values = values / 255.0
+    elif trunk.preprocessing != "none":
         preprocess = keras.applications.imagenet_utils.preprocess_input
-        values = preprocess(values, data_format="channels_last", mode=architecture.preprocessing)
-    return keras.Model(pixels, trunk(values, training=False))
+        values = preprocess(values, data_format="channels_last", mode=trunk.preprocessing)
+    return keras.Model(pixels, trunk.model(values, training=False))
 
 
 @contextmanager
@@ -324,9 +298,20 @@ def _seeded(seed: int) -> Iterator[None]:
 def _no_weights_message(architecture: Architecture, error: Exception) -> str:
     return (
         f"ImageNet weights of '{architecture.name}' are not here and can't be downloaded "
-        f"({_first_line(error)}). Connect to the network once, or give a file with --weights FILE, "
+        f"({first_line(error)}). Connect to the network once, or give a file with --weights FILE, "
         "or set KERAS_HOME to a folder whose models/ holds Keras' file, or try --weights random."
     )
+
+
+def _what_differs(error: Exception) -> str:
+    """Say what does not fit, of all that Keras says; its first line is a number of objects."""
+    text = str(error)
+    shapes = _SHAPES.search(text)
+    if shapes:
+        ours, theirs, path = shapes.groups()
+        return f"'{path}' is of shape {ours}, and in the file of shape {theirs}"
+    _, _, example = text.partition("Example error message")
+    return first_line(ValueError(example.partition("\n\n")[2])) if example else first_line(error)
 
 
 def _misfit_message(
@@ -342,8 +327,3 @@ def _misfit_message(
             "top, or name a layer below it with --layer"
         )
     return f"'{settings.weights}' does not fit '{architecture.name}' ({said}). {fix}."
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0][:400]

@@ -1,10 +1,11 @@
 """What a backbone is: as asked for (`BackboneSettings`), and as resolved (`BackboneSpec`)."""
 
+import os
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from twostage.backbones.catalogue import find_architecture
+from twostage.backbones.catalogue import Architecture, find_architecture
 from twostage.errors import BackboneError, UsageError
 from twostage.fingerprint import hash_file, hash_json
 from twostage.pixels import DECODER, RESIZE_FILTER, RESIZE_POLICIES
@@ -18,6 +19,9 @@ STORAGE_DTYPES = ("float32", "float16")
 AUTO = "auto"
 ENGINES = (AUTO, "keras", "openvino")
 PRECISIONS = (AUTO, "float32", "bfloat16", "float16")
+PREPROCESSINGS = ("caffe", "tf", "torch", "unit", "none")
+KERAS_FILE = ".keras"
+KERAS_ARCHITECTURE = "keras_"  # and a digest of the graph
 _NUMERIC_VARIANT = ("engine", "precision", "storage_dtype")
 _PROVENANCE = ("weights", "weights_file_hash")
 
@@ -28,15 +32,16 @@ class BackboneSettings:
 
     Attributes
     ----------
-    backbone : str, default "mobilenet_v2"
-        Name in the catalogue.
+    backbone : str or path-like, default "mobilenet_v2"
+        Name in the catalogue, or the path of a ``.keras`` file: a network of one's own, whose top
+        is stripped.
     weights : str, default "imagenet"
-        "imagenet", "random", or the path of a weights file.
+        "imagenet", "random", or the path of a weights file. A ``.keras`` file has its own.
     layer : str, default "penultimate"
         Or the name of any layer.
     pooling : {"avg", "max"} or None
         How a feature map becomes a vector; average where nothing is said.
-    image_size : int, default the architecture's own
+    image_size : int, default the backbone's own
         Input height and width in pixels.
     resize : {"crop", "squash", "pad"}, default "crop"
         How an image becomes a square.
@@ -48,9 +53,13 @@ class BackboneSettings:
         What executes it; see `twostage.backbones.engines.choose_variant`.
     precision : {"auto", "float32", "bfloat16", "float16"}, default "auto"
         What it computes in.
+    preprocessing : {"caffe", "tf", "torch", "unit", "none"}, default the backbone's own
+        What is done to pixels first, where a ``.keras`` file does not say it: Keras' own modes
+        ("tf": -1 to 1; "torch": 0 to 1, then standardised; "caffe": BGR, less the mean), "unit"
+        (0 to 1), or nothing.
     """
 
-    backbone: str | None = None
+    backbone: str | os.PathLike[str] | None = None
     weights: str | None = None
     layer: str | None = None
     pooling: str | None = None
@@ -60,6 +69,7 @@ class BackboneSettings:
     random_state: int | None = None
     engine: str | None = None
     precision: str | None = None
+    preprocessing: str | None = None
 
     def __post_init__(self) -> None:
         _check_choice("resize", self.resize, RESIZE_POLICIES)
@@ -67,12 +77,16 @@ class BackboneSettings:
         _check_choice("dtype", self.dtype, STORAGE_DTYPES)
         _check_choice("engine", self.engine, ENGINES)
         _check_choice("precision", self.precision, PRECISIONS)
-        architecture = find_architecture(self.backbone or DEFAULT_BACKBONE)
-        least = architecture.min_size_px
+        _check_choice("preprocessing", self.preprocessing, PREPROCESSINGS)
+        if self.keras_file is not None:
+            _check_keras_file(self.keras_file, self.weights)
+        name, least = str(self.backbone), 1
+        if self.keras_file is None:
+            name, least = self._architecture.name, self._architecture.min_size_px
         if self.image_size is not None and not least <= self.image_size <= LARGEST_SIZE_PX:
             raise UsageError(
-                f"image_size must be {least} to {LARGEST_SIZE_PX} pixels for "
-                f"'{architecture.name}'; found {self.image_size}."
+                f"image_size must be {least} to {LARGEST_SIZE_PX} pixels for '{name}'; found "
+                f"{self.image_size}."
             )
         if self.weights_file is not None and not self.weights_file.is_file():
             raise UsageError(
@@ -81,8 +95,16 @@ class BackboneSettings:
             )
 
     @property
+    def keras_file(self) -> Path | None:
+        """The file that holds the backbone whole, if it is not one of the catalogue."""
+        name = os.fspath(self.backbone or "")
+        return Path(name) if name.endswith(KERAS_FILE) else None
+
+    @property
     def weights_file(self) -> Path | None:
         """The file to load weights from, if they are to come from one."""
+        if self.keras_file is not None:
+            return self.keras_file
         return Path(self.weights) if self.weights not in (None, "imagenet", "random") else None
 
     @property
@@ -92,25 +114,41 @@ class BackboneSettings:
             return f"random:{self.random_state}"
         return str(self.weights_file.resolve() if self.weights_file else self.weights)
 
+    @property
+    def _architecture(self) -> Architecture:
+        return find_architecture(os.fspath(self.backbone or DEFAULT_BACKBONE))
+
     def with_defaults(self) -> "BackboneSettings":
         """Return the settings with every open choice made.
 
         ``pooling`` stays None where only the built network tells whether there is a feature map.
         """
-        architecture = find_architecture(self.backbone or DEFAULT_BACKBONE)
-        has_feature_map = self.layer in (None, PENULTIMATE) and not architecture.needs_top
-        return replace(
+        settings = replace(
             self,
-            backbone=architecture.name,
-            weights=self.weights or "imagenet",
             layer=self.layer or PENULTIMATE,
-            pooling=self.pooling or ("avg" if has_feature_map else None),
-            image_size=self.image_size or architecture.input_size_px,
             resize=self.resize or "crop",
             dtype=self.dtype or "float32",
             random_state=self.random_state or 0,
             engine=self.engine or AUTO,
             precision=self.precision or AUTO,
+        )
+        return settings if self.keras_file else settings._with_defaults_of(self._architecture)
+
+    def _with_defaults_of(self, architecture: Architecture) -> "BackboneSettings":
+        """Make the choices that depend on an architecture of the catalogue."""
+        if self.preprocessing not in (None, architecture.preprocessing):
+            raise UsageError(
+                f"--preprocessing {self.preprocessing} is wrong for '{architecture.name}', whose "
+                f"weights want {architecture.preprocessing}. Leave it out."
+            )
+        has_feature_map = self.layer == PENULTIMATE and not architecture.needs_top
+        return replace(
+            self,
+            backbone=architecture.name,
+            weights=self.weights or "imagenet",
+            pooling=self.pooling or ("avg" if has_feature_map else None),
+            image_size=self.image_size or architecture.input_size_px,
+            preprocessing=architecture.preprocessing,
         )
 
 
@@ -120,7 +158,9 @@ class BackboneSpec:
 
     Attributes
     ----------
-    architecture, layer, pooling, input_size_px, resize, preprocessing
+    architecture : str
+        Name in the catalogue; of a ``.keras`` file "keras_" and a digest of its graph.
+    layer, pooling, input_size_px, resize, preprocessing
         See `BackboneSettings` and `twostage.backbones.catalogue.Architecture`.
     weights : str
         Where they came from: "imagenet", "random:SEED" or a file's path. Provenance only.
@@ -157,6 +197,16 @@ class BackboneSpec:
     engine: str = "keras"
     precision: str = "float32"
     format_version: int = FORMAT_VERSION
+
+    @property
+    def name(self) -> str:
+        """What to call it before people: its architecture, or the name of its ``.keras`` file."""
+        return Path(self.weights).name if self.is_keras_file else self.architecture
+
+    @property
+    def is_keras_file(self) -> bool:
+        """Whether it came whole from a ``.keras`` file."""
+        return self.architecture.startswith(KERAS_ARCHITECTURE)
 
     @property
     def identity(self) -> str:
@@ -199,29 +249,43 @@ class BackboneSpec:
         ----------
         weights : str, optional
             Where its weights are now, if not where they came from.
+
+        Raises
+        ------
+        BackboneError
+            If they came from a file that is gone, or another one by now.
         """
+        if weights is None and self.weights_file_hash is not None:
+            self._check_file()
+        return BackboneSettings(**self.parameters(weights))
+
+    def parameters(self, weights: str | None = None) -> dict[str, Any]:
+        """Return the fields of the settings that resolve to this spec again, unchecked."""
         name, _, seed = self.weights.partition(":")
         is_random = name == "random" and seed.isdecimal()
-        return BackboneSettings(
-            backbone=self.architecture,
-            weights=weights or (name if is_random else self.weights),
-            layer=self.layer,
-            pooling=self.pooling,
-            image_size=self.input_size_px,
-            resize=self.resize,
-            dtype=self.storage_dtype,
-            random_state=int(seed) if is_random else None,
-            engine=self.engine,
-            precision=self.precision,
-        )
+        source = weights or (name if is_random else self.weights)
+        return {
+            "backbone": source if self.is_keras_file else self.architecture,
+            "weights": None if self.is_keras_file else source,
+            "layer": self.layer,
+            "pooling": self.pooling,
+            "image_size": self.input_size_px,
+            "resize": self.resize,
+            "dtype": self.storage_dtype,
+            "random_state": int(seed) if is_random else None,
+            "engine": self.engine,
+            "precision": self.precision,
+            "preprocessing": self.preprocessing if self.is_keras_file else None,
+        }
 
     def conflicts(self, settings: BackboneSettings) -> list[str]:
         """Say where settings ask for something else than this spec; [] if nowhere.
 
-        A weights file whose bytes are unknown is no conflict yet: only the built network tells.
+        A file whose bytes are unknown is no conflict yet: only the built network tells.
         """
+        is_file_too = self.is_keras_file and settings.keras_file is not None
         asked = {
-            "backbone": (settings.backbone, self.architecture),
+            "backbone": (None if is_file_too else settings.backbone, self.name),
             "weights": (self._weights_asked_for(settings), self.weights),
             "layer": (settings.layer, self.layer),
             "pooling": (settings.pooling, self.pooling),
@@ -230,6 +294,7 @@ class BackboneSpec:
             "dtype": (settings.dtype, self.storage_dtype),
             "engine": (_named(settings.engine), self.engine),
             "precision": (_named(settings.precision), self.precision),
+            "preprocessing": (settings.preprocessing, self.preprocessing),
         }
         return [
             f"{name} is {mine}, asked for {theirs}"
@@ -251,8 +316,22 @@ class BackboneSpec:
             if mine[name] != theirs[name] and name not in _PROVENANCE
         ]
 
+    def _check_file(self) -> None:
+        """Raise BackboneError if the file that it came from is not there as it was."""
+        file = Path(self.weights)
+        if file.is_file() and hash_file(file) == self.weights_file_hash:
+            return
+        option = "backbone" if self.is_keras_file else "weights"
+        raise BackboneError(
+            f"The backbone is from the file '{file}', which "
+            f"{'holds other bytes by now' if file.is_file() else 'is gone'}. Put it back; "
+            f"'twostage extract' also takes it from another place, with --{option} FILE."
+        )
+
     def _weights_asked_for(self, settings: BackboneSettings) -> str | None:
         """Return the provenance that settings ask for; None if they leave it open."""
+        if self.is_keras_file:
+            return settings.weights
         if settings.weights_file is not None:
             return None
         name, _, seed = self.weights.partition(":")
@@ -273,3 +352,13 @@ def _named(choice: str | None) -> str | None:
 def _check_choice(name: str, value: str | None, choices: tuple[str, ...]) -> None:
     if value is not None and value not in choices:
         raise UsageError(f"{name} must be one of {', '.join(choices)}; found {value!r}.")
+
+
+def _check_keras_file(file: Path, weights: str | None) -> None:
+    if not file.is_file():
+        raise UsageError(
+            f"There is no file '{file}'. Give the path of one that model.save('my.keras') wrote, "
+            "or a name that 'twostage backbones' lists."
+        )
+    if weights is not None:
+        raise UsageError(f"'{file}' brings its own weights: leave --weights {weights} out.")

@@ -12,7 +12,8 @@ def backbones() -> None:
     """List the backbones: input size, embedding length, preprocessing, where the top begins.
 
     The penultimate embedding is what enters the classifier. Where the weights are 'with top',
-    that layer is part of the top, so that a no-top file can't give it.
+    that layer is part of the top, so that a no-top file can't give it. A network of your own is a
+    backbone too: --backbone FILE.keras.
     """
     from twostage.backbones.catalogue import CATALOGUE
 

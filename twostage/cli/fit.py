@@ -126,7 +126,8 @@ def fit(
     n_unusable = check_usable(blocks)
     with log_shown(quiet):
         fitted = fit_and_score(frame, blocks, target, settings, backbone)
-    write_model(fitted, model)
+    for note in write_model(fitted, model):
+        say(note)
     if is_replacing:
         say(f"The older model in '{model}' was replaced.")
     if as_json:
@@ -194,7 +195,11 @@ def _feature_lines(fitted: "FittedModel") -> list[str]:
 
 
 def _backbone_name(fitted: "FittedModel") -> str:
-    return str(fitted.backbone["architecture"]) if fitted.backbone else "a store"
+    from twostage.backbones.spec import BackboneSpec
+
+    if fitted.backbone is None:
+        return "a store"
+    return BackboneSpec.from_dict(fitted.backbone, "the model").name
 
 
 def _classes(fitted: "FittedModel") -> str:
@@ -328,6 +333,7 @@ def _embed(
             "resize",
             "engine",
             "precision",
+            "preprocessing",
         )
     }
     if store is not None:

@@ -26,12 +26,16 @@ def together(*decorators: Decorator) -> Decorator:
 
 backbone_options = together(
     click.option(
-        "--backbone", metavar="NAME", help="CNN that embeds ('twostage backbones' lists them)."
+        "--backbone",
+        metavar="NAME|FILE.keras",
+        help="CNN that embeds: one that 'twostage backbones' lists, or a network of your own, "
+        "whose top is stripped.",
     ),
     click.option(
         "--weights",
         metavar="imagenet|random|FILE",
-        help="Where its weights come from: Keras' ImageNet weights, random, or a file.",
+        help="Where its weights come from: Keras' ImageNet weights, random, or a file. A .keras "
+        "file has its own.",
     ),
     click.option("--layer", metavar="NAME", help="Layer to embed with, if not the penultimate."),
     click.option(
@@ -39,6 +43,12 @@ backbone_options = together(
     ),
     click.option(
         "--image-size", type=int, metavar="N", help="Input size in pixels, if not its own."
+    ),
+    click.option(
+        "--preprocessing",
+        type=click.Choice(["tf", "unit", "torch", "caffe", "none"]),
+        help="How pixels are scaled, where a .keras file does not say it: to -1..1, to 0..1, to "
+        "0..1 and then standardised, BGR less the mean, or not at all.",
     ),
     click.option(
         "--resize",
