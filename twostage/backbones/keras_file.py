@@ -14,7 +14,12 @@ from typing import Any
 from twostage.backbones.quiet_keras import keras
 from twostage.errors import BackboneError, first_line
 
-_CONFIG, _METADATA = "config.json", "metadata.json"
+_CONFIG, _METADATA, _WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
+# Parts of Keras that networks are made of. Others open files, or change how files are opened.
+_OF_NETWORKS = {
+    *("activations", "applications", "constraints", "dtype_policies", "engine", "initializers"),
+    *("layers", "models", "ops", "quantizers", "random", "regularizers"),
+}
 # Parts of Keras that run what is not Keras' own.
 _RUN_FOREIGN_CODE = {"Lambda", "__lambda__", "TFSMLayer", "TorchModuleWrapper"}
 _RUN_FOREIGN_CODE |= {"JaxLayer", "FlaxLayer"}
@@ -67,6 +72,7 @@ def _read(file: Path) -> tuple[Any, str]:
         with zipfile.ZipFile(file) as archive:
             config = json.loads(archive.read(_CONFIG))
             metadata = json.loads(archive.read(_METADATA))
+            archive.getinfo(_WEIGHTS)
             return config, str(metadata.get("keras_version", "?"))
     except (zipfile.BadZipFile, KeyError, ValueError, AttributeError, OSError) as error:
         raise BackboneError(
@@ -96,8 +102,9 @@ def _foreign_code(config: Any, layer: str = "the network") -> Iterator[str]:
 
 def _is_known(config: dict[str, Any]) -> bool:
     """Whether a class is a part of Keras, or was registered by the program that runs."""
-    module = config.get("module", "keras")  # without a module: the old way of Keras' own
-    if module == "builtins" or str(module).partition(".")[0] == "keras":
+    module = str(config.get("module", "keras"))  # without a module: the old way of Keras' own
+    package, *_ = module.removeprefix("keras.src.").removeprefix("keras.").split(".")
+    if module in ("keras", "builtins") or (module != package and package in _OF_NETWORKS):
         return True
     return keras.saving.get_registered_object(_registered_name(config)) is not None
 
