@@ -507,8 +507,14 @@ def test_without_openvino_keras_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     assert chosen == Variant("keras", "float32")
 
 
-def test_without_what_keras_converts_by_keras_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engines, "find_spec", lambda name: name if name == "openvino" else None)
+@pytest.mark.parametrize(
+    ("installed", "backend"), [({"openvino"}, "jax"), ({"openvino", "tensorflow"}, "torch")]
+)
+def test_where_keras_can_not_convert_keras_runs(
+    monkeypatch: pytest.MonkeyPatch, installed: set[str], backend: str
+) -> None:
+    monkeypatch.setattr(engines, "find_spec", lambda name: name if name in installed else None)
+    monkeypatch.setattr(engines, "current_backend", lambda: backend)
     chosen = choose_variant(
         None, None, architecture="mobilenet_v2", is_on_gpu=False, has_native_bfloat16=pytest.fail
     )

@@ -42,6 +42,20 @@ def prepare_backend() -> None:
     os.environ["KERAS_BACKEND"] = installed[0]
 
 
+def current_backend() -> str:
+    """Return what Keras runs on, or will once it is imported.
+
+    Raises
+    ------
+    BackboneError
+        As `prepare_backend` does.
+    """
+    if "keras" in sys.modules:
+        return str(sys.modules["keras"].backend.backend())
+    prepare_backend()
+    return os.environ["KERAS_BACKEND"]
+
+
 def _configured() -> str:
     """Return the backend that Keras' configuration file names: its default, if there is none."""
     home = Path(os.environ.get("KERAS_HOME") or Path("~", ".keras").expanduser())

@@ -7,6 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
+from twostage.backbones.backend import current_backend
 from twostage.backbones.spec import AUTO, BackboneSpec
 from twostage.errors import VariantError
 
@@ -118,8 +119,8 @@ def choose_variant(
 
 
 def _can_convert() -> bool:
-    """Whether Keras can write a network for OpenVINO: it goes by TensorFlow or PyTorch."""
-    return find_spec("tensorflow") is not None or find_spec("torch") is not None
+    """Whether Keras can write a network for OpenVINO: it goes by TensorFlow, and not by PyTorch."""
+    return find_spec("tensorflow") is not None and current_backend() != "torch"
 
 
 def _why_not(
