@@ -19,7 +19,7 @@ from twostage.backbones.catalogue import Architecture, find_architecture
 from twostage.backbones.own_network import load_own_network
 from twostage.backbones.quiet_keras import keras, muted_stderr
 from twostage.backbones.spec import PENULTIMATE, BackboneSettings, BackboneSpec
-from twostage.backbones.trunk import Trunk, as_vector
+from twostage.backbones.trunk import EMBEDDING, Trunk, as_vector
 from twostage.errors import BackboneError, UsageError, did_you_mean, first_line
 from twostage.fingerprint import hash_file, hash_weights
 
@@ -266,7 +266,7 @@ def _embedding_of(
         return network.output, settings.pooling
     if settings.layer == PENULTIMATE:
         entering = network.get_layer(architecture.classifier).input
-        return keras.layers.Flatten()(entering), None
+        return keras.layers.Flatten(name=EMBEDDING)(entering), None
     return as_vector(
         network.get_layer(settings.layer).output, settings.pooling, f"Layer '{settings.layer}'"
     )

@@ -10,7 +10,7 @@ from twostage.backbones.quiet_keras import keras
 from twostage.backbones.rescaling import AS_THEY_ARE, is_scaled, range_of_pixels
 from twostage.backbones.spec import KERAS_ARCHITECTURE, PENULTIMATE, BackboneSettings
 from twostage.backbones.tops import Ending, find_ending
-from twostage.backbones.trunk import Trunk, as_vector
+from twostage.backbones.trunk import EMBEDDING, Trunk, as_vector
 from twostage.backbones.unrolling import UnrolledNetwork, is_graph
 from twostage.errors import BackboneError, UsageError, did_you_mean, first_line, listed
 
@@ -41,7 +41,7 @@ def load_own_network(settings: BackboneSettings) -> Trunk:
     preprocessing = _preprocessing(network, file, settings.preprocessing)
     found, what = _embedding(network, file, settings)
     is_point = settings.layer == PENULTIMATE and tuple(found.shape[1:-1]) == (1, 1)
-    vector = keras.layers.Flatten()(found) if is_point else found
+    vector = keras.layers.Flatten(name=EMBEDDING)(found) if is_point else found
     embedding, pooling = as_vector(vector, settings.pooling, f"'{file}', {what}")
     if str(embedding.dtype) != "float32":
         embedding = keras.ops.cast(embedding, "float32")

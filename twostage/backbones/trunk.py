@@ -6,6 +6,10 @@ from typing import Any
 from twostage.backbones.quiet_keras import keras
 from twostage.errors import UsageError
 
+# Of the layer that makes it: Keras would count its own names from the start in each process, and
+# take one that a layer of the network may have.
+EMBEDDING = "twostage_embedding"
+
 
 @dataclass(frozen=True)
 class Trunk:
@@ -57,9 +61,9 @@ def as_vector(tensor: Any, pooling: str | None, what: str) -> tuple[Any, str | N
         If it is neither, or a vector is to be pooled.
     """
     if len(tensor.shape) == 4 and pooling == "max":
-        return keras.layers.GlobalMaxPooling2D()(tensor), "max"
+        return keras.layers.GlobalMaxPooling2D(name=EMBEDDING)(tensor), "max"
     if len(tensor.shape) == 4:
-        return keras.layers.GlobalAveragePooling2D()(tensor), "avg"
+        return keras.layers.GlobalAveragePooling2D(name=EMBEDDING)(tensor), "avg"
     if len(tensor.shape) == 2 and pooling is None:
         return tensor, None
     raise UsageError(
