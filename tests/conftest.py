@@ -75,7 +75,7 @@ class FakeBuilder:
         return sum(backbone.n_embedded for backbone in self.built)
 
     def __call__(
-        self, settings: BackboneSettings, device: str, batch_size: int | None
+        self, settings: BackboneSettings, device: str, batch_size: int | None = None
     ) -> tuple[FakeBackbone, str]:
         """Build a fake backbone with the settings' own identity."""
         settings = settings.with_defaults()
