@@ -69,7 +69,15 @@ def test_what_the_extending_guide_shows_runs(monkeypatch: pytest.MonkeyPatch) ->
     exec(head_code, variables)
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/architecture.md", "docs/extending.md"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "README.md",
+        "docs/architecture.md",
+        "docs/extending.md",
+        "docs/gpu.md",
+    ],
+)
 def test_links_lead_somewhere(name: str) -> None:
     page = ROOT / name
     for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
