@@ -241,10 +241,13 @@ def measure_speed(images: Path, architectures: Iterable[str], rounds: int) -> di
     for _ in range(rounds):
         for arm in arms:
             found[arm].append(in_own_process(arm[0], images, *arm[1:]))
-    return {
-        " ".join(arm): {name: median(run[name] for run in runs) for name in runs[0]}
-        for arm, runs in found.items()
-    }
+    return {" ".join(arm): summarise(runs) for arm, runs in found.items()}
+
+
+def summarise(runs: list[Found]) -> dict[str, Any]:
+    """Return the medians of an arm's rounds, and its rates in each."""
+    medians = {name: median(run[name] for run in runs) for name in runs[0]}
+    return {**medians, "rounds": [round(run["per_s"], 1) for run in runs]}
 
 
 def _has_bfloat16() -> bool:
@@ -359,7 +362,8 @@ def _speed_lines(record: dict[str, Any]) -> list[str]:
     speed = record["speed"]
     lines = [
         f"{record['n_images']:,} photos, median of {record['rounds']} interleaved rounds, images "
-        "per second. By hand (a) is `image_dataset_from_directory` + `predict`, (b) Pillow and "
+        "per second, and in brackets the least and the most. By hand (a) is "
+        "`image_dataset_from_directory` + `predict`, (b) Pillow and "
         f"`predict` batch by batch. Decoding alone: {speed['decode']['per_s']:.0f}.",
         "",
         "| architecture | engine | forward | bound | end to end | of the bound | by (a) | by (b) "
@@ -370,7 +374,7 @@ def _speed_lines(record: dict[str, Any]) -> list[str]:
         hands = {hand: speed[f"{hand} {architecture}"] for hand in HANDS}
         for hand, found in hands.items():
             lines.append(
-                f"| {architecture} | by hand: {HANDS[hand]} | | | {found['per_s']:.0f} | | | "
+                f"| {architecture} | by hand: {HANDS[hand]} | | | {_spread(found)} | | | "
                 f"| {found['start_s']:.1f} |"
             )
         for engine, precision in VARIANTS:
@@ -382,10 +386,15 @@ def _speed_lines(record: dict[str, Any]) -> list[str]:
             by = " | ".join(f"{ours['per_s'] / found['per_s']:.2f}" for found in hands.values())
             lines.append(
                 f"| {architecture} | {engine}, {precision} | {alone:.0f} | {bound:.0f} | "
-                f"{ours['per_s']:.0f} | {ours['per_s'] / bound:.2f} | {by} "
+                f"{_spread(ours)} | {ours['per_s'] / bound:.2f} | {by} "
                 f"| {ours['start_s']:.1f} |"
             )
     return [*lines, ""]
+
+
+def _spread(found: dict[str, Any]) -> str:
+    low, high = min(found["rounds"]), max(found["rounds"])
+    return f"{found['per_s']:.0f} ({low:.0f}-{high:.0f})"
 
 
 def _growth_lines(growth: dict[str, float]) -> list[str]:
