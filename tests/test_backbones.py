@@ -17,9 +17,10 @@ from twostage.backbones.openvino_engine import OpenVINOEngine
 from twostage.backbones.spec import BackboneSettings
 from twostage.errors import BackboneError, UsageError
 
-QUICK = ("mobilenet_025", "mobilenet_v2_035", "mobilenet_v3_small", "efficientnet_b0")
+QUICK = ("mobilenet_025", "mobilenet_v2_035", "mobilenet_v3_small")
 SLOW = (
     "resnet50",
+    "efficientnet_b0",
     "mobilenet",
     "mobilenet_v2",
     "mobilenet_v2_140",

@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from unittest import mock
 
@@ -149,17 +149,18 @@ class _Noting(TwoStageClassifier):
 
     def _blocks(self, *arguments: object) -> tuple:
         def build(*asked: object) -> tuple:
-            backbone, device = lazy.build.of_twostage(*asked)
-            embed = backbone.embed
+            engine, device = lazy.build.of_twostage(*asked)
+            run = engine.run
 
-            def noted(batch: np.ndarray, *options: object) -> np.ndarray:
-                lines = [f"{os.getpid()} {colour}\n" for colour in batch[:, 0, 0, 1]]
-                with (Path(self.cache_dir).parent / "notes").open("a") as notes:
-                    notes.writelines(lines)
-                return embed(batch, *options)
+            def noted(batches: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+                for batch in batches:
+                    lines = [f"{os.getpid()} {colour}\n" for colour in batch[:, 0, 0, 1]]
+                    with (Path(self.cache_dir).parent / "notes").open("a") as notes:
+                        notes.writelines(lines)
+                    yield batch
 
-            backbone.embed = noted
-            return backbone, device
+            engine.run = lambda batches: run(noted(batches))
+            return engine, device
 
         build.of_twostage = lazy.build
         with mock.patch.object(lazy, "build", build):

@@ -68,8 +68,8 @@ def small_network(n_classes: int = 3, size_px: int | None = SIZE) -> keras.Model
     [
         ("MobileNet", "mobilenet", 64, "tf", {"alpha": 0.25}),
         ("MobileNetV2", "mobilenet_v2", 96, "tf", {"alpha": 0.35}),
-        ("MobileNetV3Small", "mobilenet_v3", 96, None, {}),
-        ("EfficientNetB0", "efficientnet", 64, None, {}),
+        pytest.param("MobileNetV3Small", "mobilenet_v3", 96, None, {}, marks=pytest.mark.slow),
+        pytest.param("EfficientNetB0", "efficientnet", 64, None, {}, marks=pytest.mark.slow),
         pytest.param("ResNet50", "resnet", 64, "caffe", {}, marks=pytest.mark.slow),
         pytest.param("DenseNet121", "densenet", 64, "torch", {}, marks=pytest.mark.slow),
         pytest.param("ConvNeXtTiny", "convnext", 64, None, {}, marks=pytest.mark.slow),

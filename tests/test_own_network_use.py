@@ -18,6 +18,8 @@ from twostage import EmbeddingStore, TwoStageClassifier, load_model
 from twostage.backbones import lazy, network
 from twostage.cli.main import main
 
+pytestmark = pytest.mark.slow  # each builds, converts and saves networks
+
 Run = Callable[..., Result]
 SIZE = 32
 
