@@ -16,6 +16,7 @@ from click.testing import CliRunner, Result
 from conftest import FakeBuilder
 
 from twostage.cli.main import main
+from twostage.cli.output import _lines
 from twostage.store.store import EmbeddingStore
 
 Run = Callable[..., Result]
@@ -621,3 +622,13 @@ def test_what_stage_two_cannot_do_is_one_error(
     assert message in result.stderr
     assert result.stderr.startswith("Error: ")
     assert not (tmp_path / "model").exists()
+
+
+def test_the_rate_counts_from_the_first_image(monkeypatch, capsys):
+    """To build and convert the CNN takes seconds, which tell nothing of what is left."""
+    times = iter([100.0, 111.0])
+    monkeypatch.setattr("twostage.cli.output.time.monotonic", lambda: next(times))
+    progress = _lines()
+    progress(32, 1000)
+    progress(142, 1000)
+    assert capsys.readouterr().err == "142 of 1,000 images, 10/s, 86 s left\n"

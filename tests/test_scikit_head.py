@@ -251,7 +251,8 @@ def test_weights_that_would_be_ignored_are_refused(estimator, message):
 def test_groups_reach_a_search_that_splits_by_them():
     X, y = data("binary")
     search = GridSearchCV(LogisticRegression(), {"C": [1.0]}, cv=GroupKFold(3))
-    ScikitHead(search).fit(features(X), y, Task(2), np.arange(len(y)) // 4)
+    head = ScikitHead(search).fit(features(X), y, Task(2), np.arange(len(y)) // 4)
+    assert head.predict_proba(features(X)).shape == (len(y), 2)
 
 
 def test_rows_of_a_group_never_calibrate_each_other():

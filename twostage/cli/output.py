@@ -126,14 +126,18 @@ def _bar() -> Iterator[Callable[[int, int], None]]:
 
 
 def _lines() -> Callable[[int, int], None]:
-    times = [time.monotonic()]
+    first: tuple[float, int] | None = None  # rates count from here: to build the CNN is no work
+    told_at = 0.0
 
     def progress(done: int, total: int) -> None:
+        nonlocal first, told_at
         now = time.monotonic()
-        if now - times[-1] < _SECONDS_BETWEEN_LINES:
+        if first is None:
+            first, told_at = (now, done), now
+        if now - told_at < _SECONDS_BETWEEN_LINES:
             return
-        times.append(now)
-        rate = done / (now - times[0])
+        told_at = now
+        rate = max(done - first[1], 1) / (now - first[0])
         say(f"{done:,} of {total:,} images, {rate:.0f}/s, {(total - done) / rate:.0f} s left")
 
     return progress
