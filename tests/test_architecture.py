@@ -17,12 +17,12 @@ PACKAGE = Path(twostage.__file__).parent
 # Floors from the ground up. Rooms of one floor do not import each other.
 FLOORS = [
     ["errors", "fingerprint", "pixels", "folders", "throughput", "demo"],
-    ["splits", "metrics", "targets", "recipes", "features", "ridge", "saving"],
+    ["splits", "metrics", "targets", "recipes", "features", "ridge", "saving", "seen"],
     ["images", "backbones", "store", "table", "blocks", "heads", "executors"],
-    ["joins", "worker"],
-    ["extraction", "rows"],
+    ["joins", "worker", "training"],
+    ["extraction", "rows", "labelled"],
     ["cache", "encoding"],
-    ["members", "sources"],
+    ["members", "sources", "finetuning"],
     ["blending", "tuning", "fitted"],
     ["fitting", "model", "embedder"],
     ["estimator"],

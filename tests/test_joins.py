@@ -36,6 +36,7 @@ def store(request, tmp_path, fake_backbone):
             "content_hash": [f"hash of {name}" for name in names],
             "embedding": embedding_array(matrix, is_valid, store.schema),
             "error": [None if fine else "decode: truncated" for fine in is_valid],
+            "seen": [False] * len(is_valid),
         }
         rows = [columns.get(name, pa.nulls(len(names))) for name in store.schema.names]
         table = pa.table(rows, names=store.schema.names).cast(store.schema)

@@ -193,7 +193,7 @@ def test_a_folder_with_a_record_and_other_files_is_not_replaced(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda r: {"schema_version": 2}, "lists no files"),
+        (lambda r: {"schema_version": 3}, "lists no files"),
         (lambda r: r | {"digests": {}}, "digest differs"),
         (lambda r: r | {"digests": r["digests"] | {"../../x": "0"}}, "outside itself"),
         (lambda r: r | {"settings": r["settings"] | {"head": "oracle"}}, "is damaged"),

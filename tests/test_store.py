@@ -57,6 +57,7 @@ def rows(store, **embeddings):
         "height": [30] * n,
         "embedding": embedding_array(matrix, is_valid, store.schema),
         "error": [None if fine else "decode: broken" for fine in is_valid],
+        "seen": [False] * n,
     }
     return pa.table(columns, schema=store.schema)
 
@@ -231,7 +232,7 @@ def test_a_part_of_another_backbone_is_refused(small, tmp_path):
 def test_another_format_version_is_refused_naming_both(small):
     record = json.loads((small.path / "_store.json").read_text())
     (small.path / "_store.json").write_text(json.dumps(record | {"format_version": 99}))
-    with pytest.raises(StoreError, match=r"of format version 99; this twostage reads version 1"):
+    with pytest.raises(StoreError, match=r"of format version 99; this twostage reads version 2"):
         EmbeddingStore(small.path)
 
 

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from twostage.embedder import ImageEmbedder
     from twostage.estimator import TwoStageClassifier, TwoStageRegressor, load_model
     from twostage.extraction import extract
+    from twostage.finetuning import finetune
     from twostage.store.store import EmbeddingStore
 
 _HOME_OF = {
@@ -19,6 +20,7 @@ _HOME_OF = {
     "TwoStageRegressor": "twostage.estimator",
     "EmbeddingStore": "twostage.store.store",
     "extract": "twostage.extraction",
+    "finetune": "twostage.finetuning",
     "load_model": "twostage.estimator",
 }
 
@@ -29,6 +31,7 @@ __all__ = [
     "TwoStageClassifier",
     "TwoStageRegressor",
     "extract",
+    "finetune",
     "load_model",
 ]
 

@@ -24,6 +24,7 @@ from twostage.errors import DataError, ImagesError
 from twostage.extraction import ExtractionOptions
 from twostage.joins import ImageBlock, embedding_names
 from twostage.sources import blocks_from_files
+from twostage.store.store import EmbeddingStore
 
 PathLike = str | os.PathLike[str]
 
@@ -68,16 +69,13 @@ class BackboneParameters:
         columns: Sequence[str],
         wanted: BackboneSettings | BackboneSpec,
         pooling: str = "mean",
-    ) -> tuple[dict[str, ImageBlock], dict[str, Any] | None]:
-        """Return the embeddings of image columns, and the spec of what made them."""
+    ) -> tuple[dict[str, ImageBlock], EmbeddingStore | None]:
+        """Return the embeddings of image columns, and the store that they are from."""
         if not columns:
             return {}, None
         options = ExtractionOptions(self.batch_size, self.workers, self.device)
         root = self.image_root or os.curdir
-        blocks, store = blocks_from_files(
-            frame, columns, root, wanted, options, self.cache_dir, pooling
-        )
-        return blocks, store.spec
+        return blocks_from_files(frame, columns, root, wanted, options, self.cache_dir, pooling)
 
 
 class ImageEmbedder(BackboneParameters, TransformerMixin, BaseEstimator):

@@ -78,6 +78,10 @@ class VariantError(BackboneError):
         return type(self), (self.option, self.reason, self.fix)
 
 
+class FinetuningError(TwoStageError):
+    """The tuning of a backbone went wrong, or can't go on where it stopped."""
+
+
 class StoreError(TwoStageError):
     """A store is missing, damaged, locked, or made by another backbone."""
 

@@ -30,10 +30,20 @@ from twostage.embedder import (
 )
 from twostage.errors import DataError, UsageError
 from twostage.fitted import FitSettings, FittedModel
-from twostage.fitting import check_heads, check_weights, fit_model, training_rows
+from twostage.fitting import (
+    check_heads,
+    check_weights,
+    fit_model,
+    split_groups,
+    tell_seen,
+    training_rows,
+    without_seen,
+)
 from twostage.heads import make_head
 from twostage.joins import ImageBlock
 from twostage.model import read_model, write_model
+from twostage.rows import TrainingRows
+from twostage.seen import SeenRows
 from twostage.table.roles import LIKE_AN_ID, RoleOverrides
 from twostage.targets import Target, prepare_target
 
@@ -66,6 +76,7 @@ class _TwoStage(BackboneParameters, BaseEstimator):
         tune: int = 0,
         class_weight: Mapping[Any, float] | str | None = None,
         log_target: bool = False,
+        allow_seen: bool = False,
         backbone: PathLike = "mobilenet_v2",
         weights: str | None = None,
         layer: str | None = None,
@@ -100,6 +111,7 @@ class _TwoStage(BackboneParameters, BaseEstimator):
         self.tune = tune
         self.class_weight = class_weight
         self.log_target = log_target
+        self.allow_seen = allow_seen
         self.backbone = backbone
         self.weights = weights
         self.layer = layer
@@ -163,14 +175,19 @@ class _TwoStage(BackboneParameters, BaseEstimator):
             frame, target, sample_weight = frame.iloc[kept], target.take(kept), sample_weight[kept]
             groups = None if groups is None else groups[kept]
         used = () if settings.features == "table" else settings.image_columns
-        blocks, spec = self._blocks(frame, used, self._backbone_settings(), self.image_pooling)
+        blocks, store = self._blocks(frame, used, self._backbone_settings(), self.image_pooling)
         warn_of_errors(blocks)
         rows = training_rows(
             frame, blocks, target, settings, () if groups is None else groups, sample_weight
         )
-        model = fit_model(rows, target, settings)
+        seen = SeenRows() if store is None else store.seen
+        is_seen = tell_seen(rows, settings, seen)
+        kept = without_seen(is_seen, settings, seen)
+        _warn_of_seen(is_seen, settings)
+        model = fit_model(rows.take(kept), target.take(kept), settings)
         _warn_of_ids(model)
-        self._adopt(replace(model, backbone=spec))
+        backbone = None if store is None else store.spec
+        self._adopt(replace(model, backbone=backbone, n_seen=int(is_seen.sum())))
         return self
 
     def predict(self, X: Any) -> np.ndarray:
@@ -187,6 +204,41 @@ class _TwoStage(BackboneParameters, BaseEstimator):
         """
         check_is_fitted(self, "model_")
         return self.model_.predict(*self._inputs(X))
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """Return the accuracy, or the R2 of values, on rows that a tuned backbone has not seen.
+
+        Parameters
+        ----------
+        X : as for `predict`
+        y : array of shape (n_rows,)
+            True classes, or values.
+        sample_weight : array of shape (n_rows,), optional
+            Weights of the rows.
+
+        Raises
+        ------
+        DataError
+            If the backbone was trained on all of them.
+        """
+        check_is_fitted(self, "model_")
+        is_seen = self._seen_in(X)
+        if not is_seen.any():
+            return float(super().score(X, y, sample_weight))
+        if is_seen.all():
+            raise DataError(
+                f"The tuned backbone has seen the labels of all {len(is_seen)} rows, or of their "
+                "groups: a score on them would be too good. Give other rows."
+            )
+        warnings.warn(
+            f"{int(is_seen.sum())} of {len(is_seen)} rows, or their groups, had been seen by the "
+            "tuned backbone with their labels, and are not scored.",
+            stacklevel=2,
+        )
+        kept = np.flatnonzero(~is_seen)
+        frame = self._to_frame(X, is_fit=False)
+        weights = None if sample_weight is None else np.asarray(sample_weight)[kept]
+        return float(super().score(frame.iloc[kept], np.asarray(y)[kept], weights))
 
     def save(self, path: PathLike, *, trusted: Sequence[str] = ()) -> None:
         """Write the fitted estimator as a model folder, for `load_model` and ``twostage predict``.
@@ -231,6 +283,7 @@ class _TwoStage(BackboneParameters, BaseEstimator):
             image_pooling=self.image_pooling,
             class_weight=self.class_weight,
             n_tuned=self.tune,
+            allow_seen=self.allow_seen,
             random_state=_seed(self.random_state),
             n_jobs=self.n_jobs,
         )
@@ -255,6 +308,18 @@ class _TwoStage(BackboneParameters, BaseEstimator):
         blocks, _ = self._blocks(frame, list(self.model_.dims), spec, pooling)
         warn_of_errors(blocks)
         return frame, blocks
+
+    def _seen_in(self, X: Any) -> np.ndarray:
+        """Tell the rows that a tuned backbone was trained on."""
+        frame = self._to_frame(X, is_fit=False)
+        if self.model_.backbone is None:
+            return np.zeros(len(frame), bool)
+        spec = BackboneSpec.from_dict(self.model_.backbone, "the model")
+        blocks, store = self._blocks(frame, list(self.model_.dims), spec)
+        rows = TrainingRows(
+            frame, blocks, np.zeros(len(frame)), None, split_groups(blocks, (), len(frame))
+        )
+        return tell_seen(rows, self.model_.settings, SeenRows() if store is None else store.seen)
 
     def _to_frame(self, X: Any, is_fit: bool) -> pd.DataFrame:
         """Check X and return it as a DataFrame whose columns are named by strings."""
@@ -323,6 +388,9 @@ class TwoStageClassifier(ClassifierMixin, _TwoStage):
         For the classifier only.
     log_target : bool, default=False
         Whether to learn the logarithm of a positive target. For the regressor only.
+    allow_seen : bool, default=False
+        Whether to train on rows whose label, or whose group's label, a tuned backbone was trained
+        on; they are left out otherwise, with a warning, and `score` leaves them out in any case.
     backbone, weights, layer, pooling, image_size, resize, image_root, engine, \
 precision, preprocessing, batch_size, workers, device, cache_dir
         See `ImageEmbedder`.
@@ -448,6 +516,7 @@ def load_model(
         tune=settings.n_tuned,
         class_weight=settings.class_weight,
         log_target=settings.log_target,
+        allow_seen=settings.allow_seen,
         image_root=image_root,
         cache_dir=cache_dir,
         random_state=settings.random_state,
@@ -470,6 +539,16 @@ def _free_name(name: str, frame: pd.DataFrame) -> str:
     while name in frame.columns:
         name += "_"
     return name
+
+
+def _warn_of_seen(is_seen: np.ndarray, settings: FitSettings) -> None:
+    if is_seen.any():
+        done = "trained on all the same" if settings.allow_seen else "left out"
+        warnings.warn(
+            f"{int(is_seen.sum())} of {len(is_seen)} rows, or their groups, had been seen by the "
+            f"tuned backbone with their labels: {done}. A score on such rows is too good.",
+            stacklevel=3,
+        )
 
 
 def _warn_of_ids(model: FittedModel) -> None:

@@ -297,10 +297,12 @@ def _opened(path: Path, backbone: LazyBackbone, wait: bool) -> Iterator[Embeddin
         is_new = not EmbeddingStore.exists_at(path)
         if is_new:
             spec = backbone.spec
-            store = EmbeddingStore.create(path, spec.to_dict(), spec.identity)
+            store = EmbeddingStore.create(path, spec.to_dict(), spec.identity, backbone.seen())
         else:
             store = EmbeddingStore(path)
             backbone.expect(BackboneSpec.from_dict(store.spec, path))
+            if not store.seen.is_known:
+                store.remember(backbone.seen() or store.seen)
         try:
             yield store
         except BaseException as error:

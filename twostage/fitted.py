@@ -49,6 +49,8 @@ class FitSettings:
         Weights of classes; "balanced" lets rare ones count as much as common ones.
     n_tuned : int
         Settings of each head to try; the defaults stand if 0.
+    allow_seen : bool
+        Whether to train on rows that a tuned backbone was trained on; they are never scored.
     random_state : int
         Of everything random.
     n_jobs : int or None
@@ -67,6 +69,7 @@ class FitSettings:
     image_pooling: str = "mean"
     class_weight: Any = None
     n_tuned: int = 0
+    allow_seen: bool = False
     random_state: int = 0
     n_jobs: int | None = None
 
@@ -157,6 +160,9 @@ class FittedModel:
         The spec of the backbone that made the embeddings.
     holdout : Holdout or None
         A score of the same recipe on held-out rows.
+    n_seen : int
+        Rows given whose label, or whose group's label, a tuned backbone had seen: left out, unless
+        ``settings.allow_seen`` is set.
     """
 
     settings: FitSettings
@@ -169,6 +175,7 @@ class FittedModel:
     trained_on: pd.DataFrame
     backbone: dict[str, Any] | None = None
     holdout: Holdout | None = None
+    n_seen: int = 0
 
     @property
     def is_classification(self) -> bool:

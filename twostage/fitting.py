@@ -18,6 +18,7 @@ from twostage.joins import ImageBlock
 from twostage.members import MemberPlan
 from twostage.metrics import Score, score_classification, score_regression
 from twostage.rows import TrainingRows, row_digests
+from twostage.seen import SeenRows
 from twostage.splits import holdout, link_groups
 from twostage.table.dates import dates_in, format_of
 from twostage.table.files import require_column
@@ -27,6 +28,8 @@ from twostage.targets import Target
 from twostage.tuning import check_tunable, tuned
 
 log = logging.getLogger("twostage")
+
+NOTHING_SEEN = SeenRows()
 
 
 def check_table(frame: pd.DataFrame, settings: FitSettings) -> None:
@@ -243,12 +246,15 @@ def fit_and_score(
     target: Target,
     settings: FitSettings,
     backbone: dict[str, Any] | None = None,
+    seen: SeenRows = NOTHING_SEEN,
 ) -> FittedModel:
     """Score the recipe on a held-out fifth, then fit it on all rows.
 
     The fifth is held out by whole groups, and rows with equal images count as one group. Neither
     encoders nor early stopping, tuning or the weights of a blend touch it. The model returned is
     fitted on all rows; the score it carries is that of the model fitted on the other four fifths.
+    Rows that the backbone was trained on are not among those, unless ``settings.allow_seen`` lets
+    them train; they are never scored, and if there are no others, nothing is.
 
     Parameters
     ----------
@@ -256,25 +262,118 @@ def fit_and_score(
         As for `training_rows`.
     backbone : dict, optional
         The spec of the backbone that made the embeddings, for the model to remember.
+    seen : SeenRows
+        What that backbone was trained on.
+
+    Raises
+    ------
+    DataError
+        As `without_seen` and `training_rows`.
     """
     given: Iterable[Any] = frame[settings.group] if settings.group else ()
     rows = training_rows(frame, blocks, target, settings, given)
-    groups = np.asarray(rows.groups)
-    columns = tell_roles(frame, settings)
-    train, test = holdout(
-        target.y,
-        is_classification=target.classes is not None,
-        groups=groups,
-        random_state=settings.random_state,
+    is_seen = tell_seen(rows, settings, seen)
+    kept = without_seen(is_seen, settings, seen)
+    rows, target, is_seen, n_seen = rows.take(kept), target.take(kept), is_seen[kept], is_seen.sum()
+    columns = tell_roles(rows.frame, settings)
+    score = _score_holdout(rows, target, settings, columns, is_seen)
+    model = fit_model(rows, target, settings, columns)
+    return replace(
+        model,
+        backbone=backbone if model.dims else None,
+        holdout=score,
+        n_seen=int(n_seen),
     )
+
+
+def _score_holdout(
+    rows: TrainingRows,
+    target: Target,
+    settings: FitSettings,
+    columns: Sequence[Column],
+    is_seen: np.ndarray,
+) -> Holdout | None:
+    """Score the recipe on a fifth of the rows that the backbone has not seen, if there are any."""
+    scorable = np.flatnonzero(~is_seen)
+    if not len(scorable):
+        return None
+    groups = np.asarray(rows.groups)
+    train, test = (
+        scorable[part]
+        for part in holdout(
+            target.y[scorable],
+            is_classification=target.classes is not None,
+            groups=groups[scorable],
+            random_state=settings.random_state,
+        )
+    )
+    train = np.union1d(train, np.flatnonzero(is_seen))
     log.info("Holding out %s of %s rows, to score ...", f"{len(test):,}", f"{len(rows):,}")
     scored = fit_model(rows.take(train), target.take(train), settings, columns)
     held_out = rows.take(test)
     scores = score_model(scored, held_out.frame, held_out.blocks, target.take(test), groups[test])
-    model = fit_model(rows, target, settings, columns)
-    n_groups = len(np.unique(groups[test]))
-    holdout_score = Holdout(len(test), n_groups, len(train), scores)
-    return replace(model, backbone=backbone if model.dims else None, holdout=holdout_score)
+    return Holdout(len(test), len(np.unique(groups[test])), len(train), scores)
+
+
+def tell_seen(rows: TrainingRows, settings: FitSettings, seen: SeenRows) -> np.ndarray:
+    """Tell the rows whose label, or whose group's label, the backbone was trained on.
+
+    Parameters
+    ----------
+    rows : TrainingRows
+        With their groups.
+    settings : FitSettings
+        Names the column of groups, if they come from one.
+    seen : SeenRows
+        What the backbone was trained on.
+
+    Returns
+    -------
+    bool array of shape (n_rows,)
+    """
+    if not rows.blocks:  # nothing comes from the backbone
+        return np.zeros(len(rows), bool)
+    column, groups = seen.group_column, rows.group_values
+    if column in rows.frame.columns:
+        groups = rows.frame[column].to_numpy()
+    elif settings.group is not None:
+        groups = None  # values of another column
+    if seen.groups and groups is None:
+        log.warning(
+            "The backbone was tuned with groups of '%s', which the table has not: rows are "
+            "compared with what it has seen by their images alone.",
+            column,
+        )
+    is_seen = seen.has_seen(_content_hashes(rows.blocks), () if groups is None else groups)
+    if rows.groups is None or not is_seen.any():
+        return is_seen
+    return np.isin(rows.groups, rows.groups[is_seen])
+
+
+def without_seen(is_seen: np.ndarray, settings: FitSettings, seen: SeenRows) -> np.ndarray:
+    """Return the numbers of the rows that may be trained on.
+
+    Raises
+    ------
+    DataError
+        If there are none.
+    """
+    if settings.allow_seen or not is_seen.any():
+        return np.arange(len(is_seen))
+    if not is_seen.all():
+        return np.flatnonzero(~is_seen)
+    if not seen.is_known:
+        raise DataError(
+            "The backbone was tuned, and its seen.parquet, which says on what, is gone: nothing "
+            "that it embeds can be trained or scored on honestly. Put the file back into its "
+            "folder, or use --allow-seen: the model is then trained on all rows, without a score."
+        )
+    raise DataError(
+        f"The backbone was tuned on all {len(is_seen)} rows, or on their groups: it embeds them "
+        "with too much confidence, and a model trained or scored on them would learn and report a "
+        "lie. Tune it with --holdout, give other rows, or use --allow-seen: the model is then "
+        "trained on them, without a score."
+    )
 
 
 def score_model(

@@ -1,6 +1,7 @@
-"""Where twostage keeps what it can make again."""
+"""Folders: where twostage keeps what it can make again, and how one takes another's place."""
 
 import os
+import shutil
 from pathlib import Path
 
 import platformdirs
@@ -23,3 +24,23 @@ def conversions() -> list[Path]:
     """Return the folders of converted networks, half-made ones among them, sorted."""
     folder = conversions_folder()
     return sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+
+
+def put_in_place(temporary: Path, folder: Path) -> None:
+    """Rename a folder, with an older one moved out of its way first and deleted last.
+
+    Raises
+    ------
+    OSError
+        If it can't be; the older one is back in its place.
+    """
+    old = folder.with_name(f"_old-{folder.name}-{os.getpid()}")
+    if folder.exists():
+        os.rename(folder, old)
+    try:
+        os.rename(temporary, folder)
+    except OSError:
+        if old.exists():
+            os.rename(old, folder)
+        raise
+    shutil.rmtree(old, ignore_errors=True)

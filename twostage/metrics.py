@@ -99,6 +99,20 @@ def score_regression(
     return _score(metrics, y, predicted, groups, random_state)
 
 
+def main_score(y: np.ndarray, predicted: np.ndarray) -> float:
+    """Return the AUC of class probabilities, or the R2 of values; NaN where it is not defined.
+
+    Parameters
+    ----------
+    y : array of shape (n_rows,)
+        Class numbers, or values.
+    predicted : array of shape (n_rows, n_classes) or (n_rows,)
+        Probabilities, or values.
+    """
+    metric = _auc if predicted.ndim == 2 else _r2
+    return float(metric(y, predicted, np.ones((1, len(y))))[0])
+
+
 def _score(
     metrics: dict[str, Metric],
     y: np.ndarray,

@@ -13,9 +13,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from twostage.backbones.tuned import files_beside
 from twostage.errors import ModelError, UsageError
 from twostage.fingerprint import hash_file, hash_json
 from twostage.fitted import FitSettings, FittedModel, Holdout
+from twostage.folders import put_in_place
 from twostage.heads import HEADS, OWN_ESTIMATOR, Blend, Task, head_class
 from twostage.members import Member
 from twostage.metrics import Score
@@ -23,7 +25,7 @@ from twostage.saving import to_json
 from twostage.table.roles import Column, RoleOverrides
 
 PathLike = str | os.PathLike[str]
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 RECORD = "model.json"
 _OWN_DIGEST = "digest"  # of the record without it
 _TRAINED_ON = "trained_on.parquet"
@@ -98,7 +100,7 @@ def write_model(model: FittedModel, path: PathLike, trusted: Sequence[str] = ())
     try:
         temporary.mkdir(parents=True)
         notes = _write_files(model, temporary, trusted)
-        _put_in_place(temporary, folder)
+        put_in_place(temporary, folder)
     except OSError as error:
         raise ModelError(f"Can't write the model '{path}': {error.strerror or error}.") from error
     finally:
@@ -169,6 +171,7 @@ def _read_files(folder: Path, record: dict[str, Any], trusted: Sequence[str]) ->
         trained_on=pd.read_parquet(folder / _TRAINED_ON),
         backbone=_located_backbone(folder, record["backbone"]),
         holdout=_read_holdout(record["holdout"]),
+        n_seen=record["n_seen"],
     )
 
 
@@ -214,25 +217,12 @@ def _write_files(model: FittedModel, folder: Path, trusted: Sequence[str]) -> li
         "backbone": backbone,
         "n_rows": model.n_rows,
         "holdout": None if model.holdout is None else asdict(model.holdout),
+        "n_seen": model.n_seen,
         "digests": _digests(folder),
     }
     plain = json.loads(to_json(record))
     (folder / RECORD).write_text(to_json(plain | {_OWN_DIGEST: hash_json(plain)}))
     return notes
-
-
-def _put_in_place(temporary: Path, folder: Path) -> None:
-    """Rename, with an older model moved out of the way first and deleted last."""
-    old = folder.with_name(f"_old-{folder.name}-{os.getpid()}")
-    if folder.exists():
-        os.rename(folder, old)
-    try:
-        os.rename(temporary, folder)
-    except OSError:
-        if old.exists():
-            os.rename(old, folder)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _with_weights_file(
@@ -254,6 +244,8 @@ def _with_weights_file(
     inside = Path(_BACKBONE_FOLDER) / source.name
     (folder / _BACKBONE_FOLDER).mkdir()
     shutil.copyfile(source, folder / inside)
+    for beside in files_beside(source):
+        shutil.copyfile(beside, folder / _BACKBONE_FOLDER / beside.name)
     return backbone | {"weights": inside.as_posix()}, []
 
 

@@ -5,7 +5,7 @@ the borders of shards.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from typing import TYPE_CHECKING
@@ -110,6 +110,7 @@ class ShardWorker:
         self._n_done = 0
         self._progress = progress
         self._sizes = _sizes_by_hash(store.index())
+        self._seen = store.seen.content_hashes
         self._open: deque[_Work] = deque()
         self._embedded: dict[str, np.ndarray] = {}  # of open shards, by content hash
         self._built: Engine | None = None
@@ -220,7 +221,7 @@ class ShardWorker:
             embeddings = self._embeddings_of(work)
             fine = [image for image in work.images if image.error is None]
             self._remember_sizes(fine)
-            rows = _rows(work.images, embeddings, self._sizes, self._store.schema)
+            rows = _rows(work.images, embeddings, self._sizes, self._seen, self._store.schema)
             if not self._is_committed(work.shard.part, rows):
                 with self._clock.writing():
                     self._store.write_part(work.shard.part, rows)
@@ -277,6 +278,7 @@ def _rows(
     images: Sequence[LoadedImage],
     embeddings: Mapping[str, np.ndarray],
     sizes: Mapping[str, tuple[int, int]],
+    seen: Container[str],
     schema: pa.Schema,
 ) -> pa.Table:
     """Put a shard's images and embeddings into the store's columns."""
@@ -299,5 +301,6 @@ def _rows(
         "height": [height for _, height in shapes],
         "embedding": embedding_array(matrix, is_valid, schema),
         "error": [image.error for image in images],
+        "seen": [image.content_hash in seen for image in images],
     }
     return pa.table(columns, schema=schema)

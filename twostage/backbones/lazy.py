@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from twostage.backbones.spec import BackboneSettings, BackboneSpec
+from twostage.backbones.tuned import find_tuned
 from twostage.errors import StoreError, VariantError
 from twostage.fingerprint import hash_file
+from twostage.seen import SeenRows
 
 if TYPE_CHECKING:
     from twostage.backbones.conversion import Converted
@@ -86,6 +88,14 @@ class LazyBackbone:
             if self._expected is not None:
                 _refuse(self._expected.differences(self._built.spec))
         return self._built
+
+    def seen(self) -> SeenRows | None:
+        """Return what it was trained on; None if it is as it was published."""
+        file = Path(self.spec.weights)
+        if not self.spec.is_keras_file or not file.is_file():
+            return None
+        tuned = find_tuned(file)
+        return None if tuned is None else tuned.seen()
 
     def _build(self) -> "tuple[Engine, str]":
         try:

@@ -90,9 +90,7 @@ def load_network(settings: BackboneSettings, device: str | None = None) -> Netwo
 @lru_cache(maxsize=2)
 def _load(settings: BackboneSettings, weights_file_hash: str | None, device: str | None) -> Network:
     with on_device(device):
-        trunk = (
-            _from_catalogue(settings) if settings.keras_file is None else load_own_network(settings)
-        )
+        trunk = load_trunk(settings)
         model = _with_preprocessing(trunk)
     spec = BackboneSpec(
         architecture=trunk.architecture,
@@ -108,6 +106,12 @@ def _load(settings: BackboneSettings, weights_file_hash: str | None, device: str
         storage_dtype=str(settings.dtype),
     )
     return Network(spec, model)
+
+
+def load_trunk(settings: BackboneSettings) -> Trunk:
+    """Build a stripped network anew, for one that will change it; see `load_network`."""
+    settings = settings.with_defaults()
+    return _from_catalogue(settings) if settings.keras_file is None else load_own_network(settings)
 
 
 def _from_catalogue(settings: BackboneSettings) -> Trunk:
@@ -272,15 +276,20 @@ def _embedding_of(
     )
 
 
+def preprocessed(pixels: Any, preprocessing: str) -> Any:
+    """Return pixels, float32 tensors of 0 to 255, as a network wants them."""
+    if preprocessing == "unit":
+        return pixels / 255.0
+    if preprocessing == "none":
+        return pixels
+    preprocess = keras.applications.imagenet_utils.preprocess_input
+    return preprocess(pixels, data_format="channels_last", mode=preprocessing)
+
+
 def _with_preprocessing(trunk: Trunk) -> Any:
     """Put the cast from uint8 and Keras' preprocessing in front of the network."""
     pixels = keras.Input(trunk.model.input.shape[1:], dtype="uint8")
-    values = keras.ops.cast(pixels, "float32")
-    if trunk.preprocessing == "unit":
-        values = values / 255.0
-    elif trunk.preprocessing != "none":
-        preprocess = keras.applications.imagenet_utils.preprocess_input
-        values = preprocess(values, data_format="channels_last", mode=trunk.preprocessing)
+    values = preprocessed(keras.ops.cast(pixels, "float32"), trunk.preprocessing)
     return keras.Model(pixels, trunk.model(values, training=False))
 
 

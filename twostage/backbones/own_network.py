@@ -35,17 +35,19 @@ def load_own_network(settings: BackboneSettings) -> Trunk:
         If it does not say what has to be known: the size of images, how their pixels are scaled,
         which layer embeds.
     """
-    file = Path(str(settings.backbone))
+    file = Path(str(settings.keras_file))
     model = load_keras_file(file)
     network = _unrolled(model, _input_size(model, file, settings.image_size), file)
     preprocessing = _preprocessing(network, file, settings.preprocessing)
-    found, what = _embedding(network, file, settings)
+    is_tuned = settings.tuned is not None  # it was stripped before it was saved
+    found, what = _embedding(network, file, settings, has_top=not is_tuned)
     is_point = settings.layer == PENULTIMATE and tuple(found.shape[1:-1]) == (1, 1)
     vector = keras.layers.Flatten(name=EMBEDDING)(found) if is_point else found
     embedding, pooling = as_vector(vector, settings.pooling, f"'{file}', {what}")
     if str(embedding.dtype) != "float32":
         embedding = keras.ops.cast(embedding, "float32")
-    log.info("%s: the embedding is %s; %d numbers.", file.name, what, embedding.shape[-1])
+    if not is_tuned:
+        log.info("%s: the embedding is %s; %d numbers.", file.name, what, embedding.shape[-1])
     return Trunk(
         keras.Model(network.input, embedding),
         KERAS_ARCHITECTURE + network.graph_digest(found)[:_N_DIGITS],
@@ -151,10 +153,14 @@ def _hint(network: UnrolledNetwork) -> str:
     return ""
 
 
-def _embedding(network: UnrolledNetwork, file: Path, settings: BackboneSettings) -> tuple[Any, str]:
+def _embedding(
+    network: UnrolledNetwork, file: Path, settings: BackboneSettings, has_top: bool
+) -> tuple[Any, str]:
     """Return the tensor to embed with, and what it is."""
     if settings.layer != PENULTIMATE:
         return _output_of(network, file, str(settings.layer)), f"layer '{settings.layer}'"
+    if not has_top:
+        return network.outputs[0], "its output"
     if len(network.outputs) != 1:
         raise UsageError(
             f"'{file}' has {len(network.outputs)} outputs. Say with --layer which layer embeds; "

@@ -5,7 +5,8 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from twostage.backbones.catalogue import Architecture, find_architecture
+from twostage.backbones.catalogue import CATALOGUE, Architecture, find_architecture
+from twostage.backbones.tuned import NETWORK, TunedBackbone, find_tuned
 from twostage.errors import BackboneError, UsageError
 from twostage.fingerprint import hash_file, hash_json
 from twostage.pixels import DECODER, RESIZE_FILTER, RESIZE_POLICIES
@@ -33,8 +34,8 @@ class BackboneSettings:
     Attributes
     ----------
     backbone : str or path-like, default "mobilenet_v2"
-        Name in the catalogue, or the path of a ``.keras`` file: a network of one's own, whose top
-        is stripped.
+        Name in the catalogue; the path of a ``.keras`` file: a network of one's own, whose top is
+        stripped; or of a folder that ``twostage finetune`` made.
     weights : str, default "imagenet"
         "imagenet", "random", or the path of a weights file. A ``.keras`` file has its own.
     layer : str, default "penultimate"
@@ -98,7 +99,15 @@ class BackboneSettings:
     def keras_file(self) -> Path | None:
         """The file that holds the backbone whole, if it is not one of the catalogue."""
         name = os.fspath(self.backbone or "")
-        return Path(name) if name.endswith(KERAS_FILE) else None
+        if name.endswith(KERAS_FILE):
+            return Path(name)
+        is_folder = name not in CATALOGUE and Path(name).is_dir() and name != ""
+        return Path(name) / NETWORK if is_folder else None
+
+    @property
+    def tuned(self) -> TunedBackbone | None:
+        """The folder that ``twostage finetune`` made of it, if it did."""
+        return None if self.keras_file is None else find_tuned(self.keras_file)
 
     @property
     def weights_file(self) -> Path | None:
@@ -132,7 +141,16 @@ class BackboneSettings:
             engine=self.engine or AUTO,
             precision=self.precision or AUTO,
         )
-        return settings if self.keras_file else settings._with_defaults_of(self._architecture)
+        if self.keras_file is None:
+            return settings._with_defaults_of(self._architecture)
+        tuned = self.tuned
+        if tuned is None:
+            return settings
+        return replace(
+            settings,
+            resize=self.resize or tuned.resize,
+            preprocessing=self.preprocessing or tuned.preprocessing,
+        )
 
     def _with_defaults_of(self, architecture: Architecture) -> "BackboneSettings":
         """Make the choices that depend on an architecture of the catalogue."""
@@ -201,7 +219,9 @@ class BackboneSpec:
     @property
     def name(self) -> str:
         """What to call it before people: its architecture, or the name of its ``.keras`` file."""
-        return Path(self.weights).name if self.is_keras_file else self.architecture
+        file = Path(self.weights)
+        of_file = file.parent.name if file.name == NETWORK else file.name
+        return of_file if self.is_keras_file else self.architecture
 
     @property
     def is_keras_file(self) -> bool:
@@ -355,6 +375,11 @@ def _check_choice(name: str, value: str | None, choices: tuple[str, ...]) -> Non
 
 
 def _check_keras_file(file: Path, weights: str | None) -> None:
+    if file.name == NETWORK and file.parent.is_dir() and not file.is_file():
+        raise UsageError(
+            f"'{file.parent}' is no backbone: it has no {NETWORK}. Give a folder that 'twostage "
+            "finetune' made, a .keras file, or a name that 'twostage backbones' lists."
+        )
     if not file.is_file():
         raise UsageError(
             f"There is no file '{file}'. Give the path of one that model.save('my.keras') wrote, "

@@ -13,6 +13,7 @@ from twostage.cli.options import (
     json_option,
     quiet_option,
     run_options,
+    variant_options,
 )
 from twostage.cli.output import UNREADABLE, plural, print_json, print_result, told
 from twostage.errors import UsageError
@@ -32,6 +33,7 @@ _LEAST_TO_TELL = 256  # images: fewer say little about a rate
 @click.option("--table", type=TABLE, help="Only the images that this CSV or Parquet table names.")
 @click.option("--image-col", multiple=True, metavar="COL", help="Its column of paths; repeatable.")
 @backbone_options
+@variant_options
 @click.option(
     "--dtype", type=click.Choice(["float32", "float16"]), help="Of the stored embeddings."
 )

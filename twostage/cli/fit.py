@@ -17,6 +17,7 @@ from twostage.cli.options import (
     recipe_options,
     role_options,
     run_options,
+    variant_options,
 )
 from twostage.cli.output import UNREADABLE, log_shown, plural, print_json, print_result, say, told
 from twostage.errors import UsageError
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     from twostage.fitted import FitSettings, FittedModel
     from twostage.joins import ImageBlock
+    from twostage.store.store import EmbeddingStore
 
 
 @click.command()
@@ -77,9 +79,15 @@ if TYPE_CHECKING:
     type=click.Choice(["balanced"]),
     help="Let rare classes count as much as common ones.",
 )
+@click.option(
+    "--allow-seen",
+    is_flag=True,
+    help="Train also on rows that a tuned backbone was trained on; they are never scored.",
+)
 @role_options
 @recipe_options
 @backbone_options
+@variant_options
 @run_options
 @random_state_option
 @quiet_option
@@ -102,7 +110,7 @@ def fit(
     The score is that of held-out rows, a fifth, which neither training nor early stopping, tuning
     or any encoder saw; the model saved is then trained on all rows.
     """
-    from twostage.fitting import check_heads, check_table, fit_and_score
+    from twostage.fitting import NOTHING_SEEN, check_heads, check_table, fit_and_score
     from twostage.model import check_destination, write_model
     from twostage.sources import check_usable
     from twostage.targets import prepare_target
@@ -122,10 +130,11 @@ def fit(
             f"{plural(len(target.rare_classes), 'class')} of fewer rows than folds, too few to be "
             f"learned and scored well: {rare}."
         )
-    blocks, backbone = _embed(frame, settings, store, images, options, quiet)
+    blocks, held = _embed(frame, settings, store, images, options, quiet)
     n_unusable = check_usable(blocks)
+    backbone, seen = (None, NOTHING_SEEN) if held is None else (held.spec, held.seen)
     with log_shown(quiet):
-        fitted = fit_and_score(frame, blocks, target, settings, backbone)
+        fitted = fit_and_score(frame, blocks, target, settings, backbone, seen)
     for note in write_model(fitted, model):
         say(note)
     if is_replacing:
@@ -145,6 +154,7 @@ def describe(fitted: "FittedModel", path: str) -> str:
     lines = [
         f"Target '{settings.target}': {settings.task}{_classes(fitted)}, "
         f"{plural(fitted.n_rows, 'row')}.",
+        *_seen_lines(fitted),
         *_feature_lines(fitted),
         *_head_lines(fitted),
     ]
@@ -155,8 +165,25 @@ def describe(fitted: "FittedModel", path: str) -> str:
             f"and encoders did not see ({held_out.n_training_rows:,} rows did the training):"
         )
         lines += [f"  {name:18}{score}" for name, score in held_out.scores.items()]
-    lines.append(f"Saved {path}, trained anew on all {fitted.n_rows:,} rows.")
+    anew = "trained" if held_out is None else "trained anew"
+    lines.append(f"Saved {path}, {anew} on all {fitted.n_rows:,} rows.")
     return "\n".join(lines)
+
+
+def _seen_lines(fitted: "FittedModel") -> list[str]:
+    """Tell of rows that a tuned backbone was trained on."""
+    if not fitted.n_seen:
+        return []
+    if not fitted.settings.allow_seen:
+        return [
+            f"Left out: {plural(fitted.n_seen, 'row')} that the tuned backbone has seen with their "
+            "labels, or their groups'."
+        ]
+    none = "" if fitted.holdout else " Nothing is left to score."
+    return [
+        f"Seen by the tuned backbone, with their labels or their groups': {fitted.n_seen:,} of "
+        f"these rows; trained on (--allow-seen), not scored.{none}"
+    ]
 
 
 def _head_lines(fitted: "FittedModel") -> list[str]:
@@ -219,6 +246,7 @@ def _record(fitted: "FittedModel", path: str) -> dict[str, Any]:
         "image_columns": fitted.dims,
         "weights": fitted.weights,
         "n_rows": fitted.n_rows,
+        "n_seen": fitted.n_seen,
         "holdout": None if fitted.holdout is None else asdict(fitted.holdout),
     }
 
@@ -291,6 +319,7 @@ def _settings(options: dict[str, Any], target_from_folder: bool) -> "FitSettings
         image_pooling=options["image_pooling"],
         class_weight=options["class_weight"],
         n_tuned=options["tune"],
+        allow_seen=options["allow_seen"],
         random_state=options["random_state"],
     )
 
@@ -313,8 +342,8 @@ def _embed(
     images: str | None,
     options: dict[str, Any],
     quiet: bool,
-) -> "tuple[dict[str, ImageBlock], dict[str, Any] | None]":
-    """Return the embeddings of the table's images, and the spec of what made them."""
+) -> "tuple[dict[str, ImageBlock], EmbeddingStore | None]":
+    """Return the embeddings of the table's images, and the store that they are from."""
     from twostage.backbones.spec import BackboneSettings
     from twostage.extraction import ExtractionOptions
     from twostage.sources import blocks_from_files, blocks_from_store
@@ -346,7 +375,7 @@ def _embed(
         )
         for note in notes:
             say(note)
-        return blocks, held.spec
+        return blocks, held
     with told(quiet) as progress:
         how = ExtractionOptions(
             options["batch_size"], options["workers"], options["device"], progress=progress
@@ -359,4 +388,4 @@ def _embed(
             how,
             pooling=settings.image_pooling,
         )
-    return blocks, cached.spec
+    return blocks, cached

@@ -12,6 +12,7 @@ from twostage.cli.backbones import backbones
 from twostage.cli.cache import cache
 from twostage.cli.demo import demo
 from twostage.cli.extract import extract
+from twostage.cli.finetune import finetune
 from twostage.cli.fit import fit
 from twostage.cli.output import results_apart, say
 from twostage.cli.predict import predict
@@ -64,5 +65,5 @@ def main() -> None:
     logging.getLogger("twostage").setLevel(logging.INFO)
 
 
-for _command in (extract, fit, predict, demo, backbones, cache):
+for _command in (extract, finetune, fit, predict, demo, backbones, cache):
     main.add_command(_command)

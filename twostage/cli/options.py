@@ -27,9 +27,9 @@ def together(*decorators: Decorator) -> Decorator:
 backbone_options = together(
     click.option(
         "--backbone",
-        metavar="NAME|FILE.keras",
-        help="CNN that embeds: one that 'twostage backbones' lists, or a network of your own, "
-        "whose top is stripped.",
+        metavar="NAME|FOLDER|FILE.keras",
+        help="CNN that embeds: one that 'twostage backbones' lists, the FOLDER of one that "
+        "'twostage finetune' made, or a network of your own, whose top is stripped.",
     ),
     click.option(
         "--weights",
@@ -55,6 +55,9 @@ backbone_options = together(
         type=click.Choice(["crop", "squash", "pad"]),
         help="How an image becomes a square: cut its centre, change its aspect ratio, add black.",
     ),
+)
+
+variant_options = together(
     click.option(
         "--engine",
         type=click.Choice(["auto", "keras", "openvino"]),

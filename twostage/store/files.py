@@ -8,6 +8,7 @@ from typing import Any
 from twostage.errors import StoreError
 
 RECORD = "_store.json"
+SEEN = "_seen.parquet"
 LOCK = "_lock"
 HOLDER = "_run.json"
 PART = re.compile(r"part-(\d{6,})\.parquet")
@@ -16,7 +17,7 @@ _TEMPORARY = "_tmp-"
 
 def is_ours(name: str) -> bool:
     """Whether a file of that name belongs to a store."""
-    known = (RECORD, LOCK, HOLDER)
+    known = (RECORD, SEEN, LOCK, HOLDER)
     return name in known or name.startswith(_TEMPORARY) or bool(PART.fullmatch(name))
 
 

@@ -35,6 +35,8 @@ def part_schema(spec: dict[str, Any]) -> pa.Schema:
         Null if unreadable.
     error : string
         Kind and short reason, null if fine.
+    seen : bool
+        Whether a tuned backbone was trained on the image.
     """
     value_type = pa.float16() if spec["storage_dtype"] == "float16" else pa.float32()
     fields = [
@@ -46,6 +48,7 @@ def part_schema(spec: dict[str, Any]) -> pa.Schema:
         ("height", pa.int32()),
         ("embedding", pa.list_(value_type, spec["dim"])),
         ("error", pa.string()),
+        ("seen", pa.bool_()),
     ]
     return pa.schema(fields, metadata={SPEC_KEY: json.dumps(spec).encode()})
 

@@ -14,11 +14,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from twostage.errors import StoreError
-from twostage.store.files import PART, RECORD, check_folder, delete_files, replace_file
+from twostage.fingerprint import hash_bytes, hash_file
+from twostage.seen import SeenRows
+from twostage.store.files import PART, RECORD, SEEN, check_folder, delete_files, replace_file
 from twostage.store.locking import locked
 from twostage.store.schema import INDEX_COLUMNS, SPEC_KEY, embedding_matrix, part_schema
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _RECORDED_LIBRARIES = ("twostage", "keras", "numpy", "pillow", "pyarrow")
 
 
@@ -52,12 +54,17 @@ class EmbeddingStore:
 
     def __init__(self, path: str | os.PathLike[str]):
         self.path = Path(path)
-        self.spec = self._read_spec()
+        self._record = self._read_record()
+        self.spec: dict[str, Any] = self._record["spec"]
         self.schema = part_schema(self.spec)
 
     @classmethod
     def create(
-        cls, path: str | os.PathLike[str], spec: Mapping[str, Any], identity: str | None = None
+        cls,
+        path: str | os.PathLike[str],
+        spec: Mapping[str, Any],
+        identity: str | None = None,
+        seen: SeenRows | None = None,
     ) -> "EmbeddingStore":
         """Make an empty store for a backbone.
 
@@ -69,6 +76,8 @@ class EmbeddingStore:
             The backbone's record, as ``BackboneSpec.to_dict`` gives it.
         identity : str, optional
             Digest of what gives its embeddings their meaning.
+        seen : SeenRows, optional
+            What the backbone was trained on; None if it is as it was published.
 
         Raises
         ------
@@ -86,7 +95,7 @@ class EmbeddingStore:
         }
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            replace_file(folder / RECORD, json.dumps(record, indent=1).encode())
+            _write_record(folder, record, seen)
         except OSError as error:
             raise StoreError(f"Can't write the store '{path}': {error.strerror}.") from error
         return cls(folder)
@@ -106,6 +115,23 @@ class EmbeddingStore:
     def dim(self) -> int:
         """Length of an embedding."""
         return int(self.spec["dim"])
+
+    @property
+    def seen(self) -> SeenRows:
+        """What its backbone was trained on; unknown where a record of it is lost or damaged."""
+        digest = self._record["seen"]
+        if digest is None:
+            return SeenRows()
+        file = self.path / SEEN
+        if not file.is_file() or hash_file(file) != digest:
+            return SeenRows(is_known=False)
+        return SeenRows.read(file)
+
+    def remember(self, seen: SeenRows) -> None:
+        """Note what its backbone was trained on, where that was not known."""
+        if seen.is_known and not self.seen.is_known:
+            _write_record(self.path, self._record, seen)
+            self._record = self._read_record()
 
     def parts(self) -> list[str]:
         """Return the names of the committed parts, sorted."""
@@ -252,7 +278,7 @@ class EmbeddingStore:
         rows = self.read_part(part, INDEX_COLUMNS).replace_schema_metadata(None)
         return rows.append_column("part", pa.array([part] * len(rows), pa.string()))
 
-    def _read_spec(self) -> dict[str, Any]:
+    def _read_record(self) -> dict[str, Any]:
         if not self.path.exists():
             raise StoreError(f"There is no store '{self.path}'. Make it with 'twostage extract'.")
         try:
@@ -274,4 +300,15 @@ class EmbeddingStore:
                 f"Store '{self.path}' is damaged: its {RECORD} does not say which backbone made "
                 "it. Extract again into another folder."
             )
-        return spec
+        return {"seen": None, **record}
+
+
+def _write_record(folder: Path, record: Mapping[str, Any], seen: SeenRows | None) -> None:
+    """Write a store's record, after the list of what its backbone has seen."""
+    digest = None
+    if seen is not None:
+        data = seen.to_bytes() if seen.is_known else b""
+        if seen.is_known:
+            replace_file(folder / SEEN, data)
+        digest = hash_bytes(data)
+    replace_file(folder / RECORD, json.dumps({**record, "seen": digest}, indent=1).encode())

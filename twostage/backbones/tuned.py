@@ -1,0 +1,201 @@
+"""The folder of a tuned backbone: the network, where it comes from, and what it has seen."""
+
+import json
+import os
+import shutil
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from twostage.errors import BackboneError, UsageError
+from twostage.fingerprint import hash_file
+from twostage.folders import put_in_place
+from twostage.seen import SeenRows
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from twostage.backbones.spec import BackboneSpec
+
+NETWORK = "backbone.keras"
+RECORD = "backbone.json"
+SEEN = "seen.parquet"
+HISTORY = "history.csv"
+PLOT = "history.png"
+FORMAT_VERSION = 1
+_MARK = "twostage.json"  # inside the .keras file: it may be taken out of its folder
+
+
+@dataclass(frozen=True)
+class TunedBackbone:
+    """A tuned backbone on disk.
+
+    Attributes
+    ----------
+    folder : Path
+        Where it is.
+    record : dict
+        What ``backbone.json`` holds: how its pixels are made, its parent, the training.
+    """
+
+    folder: Path
+    record: dict[str, Any]
+
+    @property
+    def network(self) -> Path:
+        """Its ``.keras`` file."""
+        return self.folder / NETWORK
+
+    @property
+    def preprocessing(self) -> str:
+        """What is done to pixels first."""
+        return str(self.record["preprocessing"])
+
+    @property
+    def resize(self) -> str:
+        """How images became squares in its training."""
+        return str(self.record["resize"])
+
+    def seen(self) -> SeenRows:
+        """Return what it was trained on; unknown if the file that says it is gone.
+
+        Raises
+        ------
+        BackboneError
+            If the file is another one than was written.
+        """
+        file = self.folder / SEEN
+        if file.is_file() and hash_file(file) != self.record["digests"].get(SEEN):
+            raise BackboneError(
+                f"'{file}' is not the one that 'twostage finetune' wrote. Copy the backbone's "
+                "folder again; without the file, nothing that the backbone embeds is scored."
+            )
+        return SeenRows.read(file)
+
+
+def find_tuned(path: Path) -> TunedBackbone | None:
+    """Return the tuned backbone that a folder, or a ``.keras`` file in it, is; None if it is none.
+
+    Raises
+    ------
+    BackboneError
+        If a file was taken out of its folder, or the folder's record is damaged.
+    """
+    folder = path if path.is_dir() else path.parent
+    is_marked = path.is_file() and _is_marked(path)
+    if not (folder / RECORD).is_file():
+        if is_marked:
+            raise BackboneError(
+                f"'{path}' is a backbone that 'twostage finetune' made, without the folder that "
+                f"says what it has seen. Give the folder, with its {RECORD} and {SEEN}."
+            )
+        return None
+    if path.is_file() and not is_marked:
+        return None
+    try:
+        record = json.loads((folder / RECORD).read_text())
+        found = record["format_version"]
+        missing = {"preprocessing", "resize", "parent", "digests"} - set(record)
+    except (OSError, ValueError, KeyError, TypeError):
+        raise BackboneError(
+            f"'{folder / RECORD}' can't be read. Copy the backbone's folder again."
+        ) from None
+    if found != FORMAT_VERSION or missing:
+        raise BackboneError(
+            f"Backbone '{folder}' is of format version {found}; this twostage reads version "
+            f"{FORMAT_VERSION}. Use the twostage that wrote it."
+        )
+    return TunedBackbone(folder, record)
+
+
+def files_beside(network: Path) -> list[Path]:
+    """Return the files that belong to a ``.keras`` file, if it is a tuned backbone's."""
+    tuned = find_tuned(network)
+    if tuned is None:
+        return []
+    return [file for name in (RECORD, SEEN) if (file := tuned.folder / name).is_file()]
+
+
+def check_destination(folder: Path) -> None:
+    """Raise UsageError if a tuned backbone can't be written there; an older one is replaced."""
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"'{folder}' is a file. Give a folder for the backbone.")
+    if not folder.is_dir():
+        return
+    known = {NETWORK, RECORD, SEEN, HISTORY, PLOT}
+    names = set(os.listdir(folder))
+    if names and (RECORD not in names or not names <= known):
+        raise UsageError(
+            f"'{folder}' is a folder with other files in it than a backbone's. Give a new folder."
+        )
+
+
+def write_tuned(
+    folder: Path,
+    model: Any,
+    spec: "BackboneSpec",
+    origin: Mapping[str, Any],
+    history: "pd.DataFrame",
+    seen: SeenRows,
+) -> None:
+    """Write a tuned backbone, whole or not at all; an older one in its place is replaced.
+
+    Parameters
+    ----------
+    folder : path
+        To make.
+    model : keras.Model
+        From preprocessed pixels to embeddings.
+    spec : BackboneSpec
+        Of its parent.
+    origin : mapping
+        How it was trained.
+    history : DataFrame
+        A row for each epoch.
+    seen : SeenRows
+        What it was trained on.
+
+    Raises
+    ------
+    BackboneError
+        If it can't be written, or does not come back as it was.
+    """
+    temporary = folder.absolute().with_name(f"_tmp-{folder.name}-{os.getpid()}")
+    try:
+        temporary.mkdir(parents=True)
+        model.save(temporary / NETWORK)
+        _mark(temporary / NETWORK)
+        (temporary / SEEN).write_bytes(seen.to_bytes())
+        record = {
+            "format_version": FORMAT_VERSION,
+            "preprocessing": spec.preprocessing,
+            "resize": spec.resize,
+            "parent": spec.to_dict(),
+            "training": dict(origin),
+            "digests": {name: hash_file(temporary / name) for name in (NETWORK, SEEN)},
+        }
+        (temporary / RECORD).write_text(json.dumps(record, indent=1) + "\n")
+        history.to_csv(temporary / HISTORY, index=False)
+        put_in_place(temporary, folder.absolute())
+    except OSError as error:
+        raise BackboneError(
+            f"Can't write the backbone '{folder}': {error.strerror or error}."
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _mark(file: Path) -> None:
+    """Write into a ``.keras`` file that it belongs to a folder."""
+    with zipfile.ZipFile(file, "a") as archive:
+        archive.writestr(_MARK, json.dumps({"made_by": "twostage finetune"}))
+
+
+def _is_marked(file: Path) -> bool:
+    try:
+        with zipfile.ZipFile(file) as archive:
+            return _MARK in archive.namelist()
+    except (zipfile.BadZipFile, OSError):
+        return False

@@ -1,0 +1,1 @@
+"""Train the last blocks of a backbone, and a top, on labelled images."""

@@ -1,0 +1,115 @@
+"""What a network is trained on: arrays on disk, batch by batch."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from twostage.backbones.quiet_keras import keras
+from twostage.errors import FinetuningError
+
+
+def array_on_disk(file: Path, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """Make an array that lies in a file; the system keeps in memory what fits.
+
+    Parameters
+    ----------
+    file : path
+        Where; it takes the space at once, so that a full disk is found here and not midway.
+    shape : tuple of int
+        Of the array.
+    dtype : dtype
+        Of its numbers.
+
+    Raises
+    ------
+    FinetuningError
+        If there is no room for it.
+    """
+    n_bytes = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
+    try:
+        with open(file, "wb") as opened:
+            if hasattr(os, "posix_fallocate") and n_bytes:
+                os.posix_fallocate(opened.fileno(), 0, n_bytes)
+        return np.memmap(file, dtype, "w+" if n_bytes else "r", shape=shape)
+    except OSError as error:
+        raise FinetuningError(
+            f"Can't keep {n_bytes / 1e9:,.1f} GB of pixels or activations in '{file.parent}' "
+            f"({error.strerror or error}). Free space there, give another -o, or use a smaller "
+            "--image-size."
+        ) from error
+
+
+@dataclass(frozen=True)
+class Examples:
+    """What an epoch trains on.
+
+    Attributes
+    ----------
+    x : array of shape (n_all, ...)
+        Pixels or activations, of more rows than these.
+    rows : int array of shape (n,)
+        Which of them.
+    y : float32 array of shape (n, n_outputs)
+        One-hot classes, or values.
+    weights : float32 array of shape (n,)
+        How much each counts.
+    """
+
+    x: np.ndarray
+    rows: np.ndarray
+    y: np.ndarray
+    weights: np.ndarray
+
+
+class TrainingBatches(keras.utils.PyDataset):
+    """One epoch: every example once, in an order of its own, in batches of equal size.
+
+    Parameters
+    ----------
+    examples : Examples
+        What to train on.
+    batch_size : int
+        Examples to a batch. Those left over wait for another epoch.
+    mixup : float
+        Parameter of the beta distribution that pairs are mixed by; 0 for none.
+    rng : numpy.random.Generator
+        Of the order and the mixing.
+
+    References
+    ----------
+    Zhang et al. (2018), mixup: Beyond Empirical Risk Minimization.
+    """
+
+    def __init__(self, examples: Examples, batch_size: int, mixup: float, rng: np.random.Generator):
+        super().__init__(workers=1)
+        self._examples = examples
+        self._size = min(batch_size, len(examples.rows))
+        self._order = rng.permutation(len(examples.rows))
+        self._shares = rng.beta(mixup, mixup, len(self)) if mixup else np.ones(len(self))
+
+    def __len__(self) -> int:
+        return len(self._order) // self._size
+
+    def __getitem__(self, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        chosen = self._order[number * self._size :][: self._size]
+        x = np.asarray(self._examples.x[self._examples.rows[chosen]])
+        y, weights = self._examples.y[chosen], self._examples.weights[chosen]
+        share = np.float32(self._shares[number])
+        if share == 1:
+            return x, y, weights
+        x, y, weights = (_mixed(one.astype(np.float32), share) for one in (x, y, weights))
+        return x, y, weights
+
+
+def _mixed(values: np.ndarray, share: np.float32) -> np.ndarray:
+    return np.asarray(share * values + (1 - share) * values[::-1])
+
+
+def in_batches(x: np.ndarray, rows: np.ndarray, size: int) -> Iterator[np.ndarray]:
+    """Yield some rows of x, so many at once, in order."""
+    for start in range(0, len(rows), size):
+        yield np.asarray(x[rows[start : start + size]])

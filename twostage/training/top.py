@@ -1,0 +1,75 @@
+"""The top to start from: a linear model on the embeddings of the frozen backbone."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
+
+_PENALTIES = (1e-3, 1e-2, 1e-1, 1.0)  # C of LogisticRegression, on standardised embeddings
+_ALPHAS = (1e4, 1e3, 1e2, 1e1)
+_MAX_ITERATIONS = 300
+
+
+@dataclass(frozen=True)
+class LinearTop:
+    """A dense layer.
+
+    Attributes
+    ----------
+    kernel : float32 array of shape (dim, n_outputs)
+        Its weights.
+    bias : float32 array of shape (n_outputs,)
+        What is added.
+    """
+
+    kernel: np.ndarray
+    bias: np.ndarray
+
+    def outputs(self, embeddings: np.ndarray) -> np.ndarray:
+        """Return logits or values of shape (n, n_outputs)."""
+        return np.asarray(embeddings @ self.kernel + self.bias)
+
+
+def linear_tops(
+    embeddings: np.ndarray, y: np.ndarray, n_classes: int | None, weights: np.ndarray
+) -> list[LinearTop]:
+    """Fit tops on embeddings, one for each strength of the penalty.
+
+    Parameters
+    ----------
+    embeddings : float32 array of shape (n, dim)
+        Of the frozen backbone.
+    y : array of shape (n,)
+        Class numbers, all of which occur, or standardised values.
+    n_classes : int or None
+        None for values.
+    weights : array of shape (n,)
+        Of the rows.
+    """
+    scaler = StandardScaler().fit(embeddings)
+    scaled = scaler.transform(embeddings)
+    tops = []
+    with threadpool_limits(1, user_api="blas"):
+        for penalty, alpha in zip(_PENALTIES, _ALPHAS, strict=True):
+            if n_classes is None:
+                model = Ridge(alpha).fit(scaled, y, weights)
+            else:
+                model = LogisticRegression(C=penalty, max_iter=_MAX_ITERATIONS)
+                model.fit(scaled, y, weights)
+            tops.append(_unscaled(model, scaler, n_classes))
+    return tops
+
+
+def _unscaled(
+    model: LogisticRegression | Ridge, scaler: StandardScaler, n_classes: int | None
+) -> LinearTop:
+    """Return a linear model of standardised embeddings as one of embeddings."""
+    coefficients, intercept = np.atleast_2d(model.coef_), np.atleast_1d(model.intercept_)
+    if n_classes == 2:  # one row of coefficients, the difference of two logits
+        coefficients = np.vstack([-coefficients, coefficients]) / 2
+        intercept = np.concatenate([-intercept, intercept]) / 2
+    kernel = (coefficients / scaler.scale_).T
+    bias = intercept - scaler.mean_ @ kernel
+    return LinearTop(kernel.astype(np.float32), bias.astype(np.float32))

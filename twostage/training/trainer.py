@@ -1,0 +1,210 @@
+"""Train the last blocks of a network and its top, epoch by epoch, on any backend of Keras."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import isfinite
+from typing import Any
+
+import numpy as np
+
+from twostage.backbones.network import preprocessed
+from twostage.backbones.quiet_keras import keras
+from twostage.training.augmentation import augmentation_layers
+from twostage.training.blocks import BlockedNetwork
+from twostage.training.data import Examples, TrainingBatches, in_batches
+from twostage.training.optimizer import BlockwiseAdamW, schedule
+from twostage.training.settings import TuningSettings
+from twostage.training.top import LinearTop
+
+N_PHASES = 3  # of gradual unfreezing
+Told = Callable[[int, int, float], None]
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """What an epoch of training did.
+
+    Attributes
+    ----------
+    loss : float
+        Mean over its steps; NaN if one of them was.
+    nan_step : int or None
+        The first step whose loss was no number, from 1 on.
+    """
+
+    loss: float
+    nan_step: int | None
+
+
+class Trainer:
+    """The last blocks of a network with a top, as they are trained.
+
+    Parameters
+    ----------
+    network : BlockedNetwork
+        Its weights are trained in place.
+    first : int
+        Number of the first block to train.
+    preprocessing : str or None
+        What is done to pixels first; None if activations that enter the first block come in.
+    top : LinearTop
+        To start from.
+    is_classification : bool
+        Whether the outputs are logits.
+    settings : TuningSettings
+        How.
+    n_rows : int
+        Rows of an epoch.
+    """
+
+    def __init__(
+        self,
+        network: BlockedNetwork,
+        first: int,
+        preprocessing: str | None,
+        top: LinearTop,
+        *,
+        is_classification: bool,
+        settings: TuningSettings,
+        n_rows: int,
+    ):
+        self._network = network
+        self._first = first
+        self._settings = settings
+        self._is_classification = is_classification
+        self._steps_per_epoch = max(1, n_rows // min(settings.batch_size, n_rows))
+        dense = keras.layers.Dense(len(top.bias), name="twostage_top", dtype="float32")
+        self.model = self._built(preprocessing, dense)
+        dense.set_weights([top.kernel, top.bias])
+        self._phase: int | None = None
+
+    def run_epoch(self, epoch: int, examples: Examples, told: Told | None = None) -> EpochRecord:
+        """Train on every example once.
+
+        Parameters
+        ----------
+        epoch : int
+            Which one it is, from 0 on: it decides their order and the learning rates.
+        examples : Examples
+            What to train on.
+        told : callable, optional
+            Called after each step with its number, how many there are, and the mean loss so far.
+        """
+        self.prepare(epoch)
+        rng = np.random.default_rng([self._settings.random_state, epoch])
+        batches = TrainingBatches(examples, self._settings.batch_size, self._settings.mixup, rng)
+        watch = _Watch(len(batches), told)
+        self.model.fit(batches, epochs=1, verbose=0, shuffle=False, callbacks=[watch])
+        return EpochRecord(watch.loss, watch.nan_step)
+
+    def outputs(self, x: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Return logits or values of shape (n, n_outputs) of rows of x, without augmentation."""
+        size = self._settings.batch_size
+        given = [self.model.predict_on_batch(batch) for batch in in_batches(x, rows, size)]
+        return np.vstack(given).astype(np.float32)
+
+    def prepare(self, epoch: int) -> None:
+        """Compile for an epoch, if its phase has not begun: blocks join, and a new optimizer."""
+        phase = self._phase_of(epoch)
+        if phase == self._phase:
+            return
+        self._phase = phase
+        n_trained = len(self._network.blocks) - self._first
+        n_now = round(n_trained * (phase + 1) / N_PHASES) if self._settings.gradual else n_trained
+        begin = len(self._network.blocks) - max(1, n_now)
+        factors = {}
+        for number, block in enumerate(self._network.blocks):
+            for layer in block.layers:
+                layer.trainable = number >= begin
+                depth = len(self._network.blocks) - 1 - number
+                for weight in layer.trainable_weights:
+                    factors[weight.path] = self._settings.lr_decay**depth
+        settings = self._settings
+        n_steps = settings.epochs * self._steps_per_epoch
+        done = epoch * self._steps_per_epoch
+        rates = schedule(settings.learning_rate, n_steps, settings.warmup, done)
+        optimizer = BlockwiseAdamW(factors, learning_rate=rates, weight_decay=settings.weight_decay)
+        self.model.compile(optimizer, self._loss())
+        optimizer.build(self.model.trainable_variables)
+
+    def state(self) -> list[np.ndarray]:
+        """Return all that an epoch changes: weights, seeds, and the optimizer's memory."""
+        return [keras.ops.convert_to_numpy(variable) for variable in self._variables()]
+
+    def restore(self, state: Sequence[np.ndarray]) -> None:
+        """Take back what `state` gave; after `prepare`."""
+        for variable, value in zip(self._variables(), state, strict=True):
+            variable.assign(value)
+
+    def weights(self) -> list[np.ndarray]:
+        """Return the weights of network and top."""
+        return [np.array(value) for value in self.model.get_weights()]
+
+    def _variables(self) -> list[Any]:
+        return [*self.model.variables, *self.model.optimizer.variables]
+
+    def _phase_of(self, epoch: int) -> int:
+        if not self._settings.gradual:
+            return N_PHASES - 1
+        return min(N_PHASES - 1, epoch * N_PHASES // max(1, self._settings.epochs))
+
+    def _built(self, preprocessing: str | None, dense: Any) -> Any:
+        """Return the model from pixels or activations to outputs."""
+        settings = self._settings
+        if preprocessing is None:
+            part = self._network.trained_part(self._first)
+            given = keras.Input(part.input.shape[1:])
+            embedding = InInference(part)(given)
+        else:
+            part = self._network.trained_part(0)
+            given = values = keras.Input(part.input.shape[1:])
+            for layer in augmentation_layers(
+                settings.augment, randaugment=settings.randaugment, seed=settings.random_state
+            ):
+                values = layer(values)
+            embedding = InInference(part)(preprocessed(values, preprocessing))
+        embedding = keras.layers.Dropout(settings.dropout, seed=settings.random_state)(embedding)
+        return keras.Model(given, dense(embedding))
+
+    def _loss(self) -> Any:
+        losses, settings = keras.losses, self._settings
+        if not self._is_classification:
+            return losses.MeanSquaredError()
+        smoothing = {"from_logits": True, "label_smoothing": settings.label_smoothing}
+        if settings.loss == "focal":
+            return losses.CategoricalFocalCrossentropy(**smoothing)
+        return losses.CategoricalCrossentropy(**smoothing)
+
+
+class InInference(keras.layers.Layer):
+    """A network that stays in inference mode while it is trained: batch norm keeps its statistics.
+
+    To call it with ``training=False`` within a model does not do: ``fit`` overrides that.
+    """
+
+    def __init__(self, network: Any):
+        super().__init__()
+        self.network = network
+
+    def call(self, values: Any) -> Any:
+        """Call the network."""
+        return self.network(values, training=False)
+
+
+class _Watch(keras.callbacks.Callback):
+    """Tells of each step, and ends the training at a loss that is no number."""
+
+    def __init__(self, n_steps: int, told: Told | None):
+        super().__init__()
+        self.loss = float("nan")
+        self.nan_step: int | None = None
+        self._n_steps = n_steps
+        self._told = told
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        self.loss = float((logs or {})["loss"])
+        if not isfinite(self.loss):
+            self.nan_step = batch + 1
+            self.model.stop_training = True
+        elif self._told is not None:
+            self._told(batch + 1, self._n_steps, self.loss)
