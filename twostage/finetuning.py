@@ -6,10 +6,11 @@ is kept -> a folder with the network and its seen rows.
 
 import logging
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,6 +44,7 @@ log = logging.getLogger("twostage")
 
 PathLike = str | os.PathLike[str]
 _WORKSPACE = "{name}.unfinished"
+_KEPT_THERE = re.compile(r"pixels|plain|look_\d+|_?checkpoint\.npz")
 _VALIDATION = 0.2
 
 
@@ -196,7 +198,7 @@ def finetune(
     ImagesError
         If no image can be used.
     FinetuningError
-        If the disk is full, the loss is no number from the start, or an unfinished run is another.
+        If the disk is full, or an unfinished run is another.
     """
     started = time.perf_counter()
     how = TuningSettings(**settings)
@@ -206,12 +208,16 @@ def finetune(
         backbone = BackboneSettings(backbone)
     columns = [image_columns] if isinstance(image_columns, str) else list(image_columns)
     truth = prepare_target(require_column(table, target, "target"), task, log_target=log_target)
+    if how.class_weight is not None and truth.classes is None:
+        raise UsageError("Class weights need classes; the target holds numbers to regress on.")
     groups = [] if group is None else list(require_column(table, group, "group"))
     folder = Path(output)
     check_destination(folder)
-    network, model = _blocked(backbone, how)
-    engine = LazyBackbone(backbone, device).get()
-    with _workspace(folder) as workspace:
+    with _trained_on(device):
+        network, model = _blocked(backbone, how)
+    parent = LazyBackbone(backbone, device)
+    engine, seen_before = parent.get(), parent.seen()
+    with _workspace(folder) as workspace, _trained_on(device):
         labelled = load_labelled(
             table,
             columns,
@@ -232,9 +238,8 @@ def finetune(
         }
         tuned = _tune(network, model, engine, lesson, how, workspace, asked, progress)
         seen = _seen(labelled, lesson, group)
-        parent = backbone.tuned
-        if parent is not None:
-            seen = seen.union(parent.seen())
+        if seen_before is not None:
+            seen = seen.union(seen_before)
         origin = {
             "target": target,
             "task": truth.task,
@@ -280,6 +285,13 @@ def _blocked(backbone: BackboneSettings, how: TuningSettings) -> "tuple[BlockedN
     network = BlockedNetwork(model)
     network.first_trained(how.unfreeze)
     return network, model
+
+
+def _trained_on(device: str) -> AbstractContextManager[Any]:
+    """Return the scope in which Keras keeps off GPUs, if that is asked for."""
+    from twostage.backbones.network import on_device
+
+    return on_device("cpu:0" if device == "cpu" else None)
 
 
 @dataclass(frozen=True)
@@ -377,8 +389,6 @@ def _lesson(
         _check_classes(y[train], truth)
     weights = np.ones(len(y), np.float32)
     if how.class_weight is not None:
-        if n_classes is None:
-            raise UsageError("Class weights need classes; the target holds numbers to regress on.")
         weights[train] = compute_sample_weight(how.class_weight, y[train])
     return _Lesson(labelled.pixels, y, n_classes, train, validation, held_back, weights)
 
@@ -428,7 +438,11 @@ def _tune(
         trainer.prepare(len(history) - 2)
         trainer.restore(kept.state)
         log.info("Going on after epoch %d of %d ...", len(history) - 1, how.epochs)
-    while len(history) <= how.epochs and stopped is None:
+    while len(history) <= how.epochs:
+        n_worse = len(history) - 1 - _best_epoch(history)
+        if n_worse >= how.patience:
+            stopped = f"{n_worse} epochs without a better score"
+            break
         record, stopped = _run_epoch(trainer, len(history), inputs, lesson, how, progress)
         history.append(record)
         if stopped is not None:
@@ -436,9 +450,6 @@ def _tune(
         if _best_epoch(history) == len(history) - 1:
             best = trainer.weights()
         write_checkpoint(workspace, Checkpoint(asked, history, trainer.state(), best))
-        n_worse = len(history) - 1 - _best_epoch(history)
-        if n_worse >= how.patience and len(history) <= how.epochs:
-            stopped = f"{n_worse} epochs without a better score"
     trainer.model.set_weights(best)
     seconds = sum(row["seconds"] for row in history[1:])
     return _Tuned(
@@ -472,10 +483,14 @@ def _run_epoch(
     seconds = time.perf_counter() - started
     loss, score = float("nan"), float("nan")
     stopped = None
-    if done.nan_step is None:
-        loss, score = lesson.judge(trainer.outputs(*inputs.of_validation()))
-    else:
+    if done.nan_step is not None:
         stopped = f"the loss was no number at step {done.nan_step} of epoch {epoch}"
+    else:
+        outputs = trainer.outputs(*inputs.of_validation())
+        if np.isfinite(outputs).all():
+            loss, score = lesson.judge(outputs)
+        else:  # the last step did it, and its loss was that from before
+            stopped = f"the network gave no numbers after epoch {epoch}"
     record = _record_of(epoch, done.loss, loss, score, seconds)
     if progress.epoch is not None:
         progress.epoch(record)
@@ -597,7 +612,12 @@ def _check_same(before: Mapping[str, Any], asked: Mapping[str, Any], workspace: 
 @contextmanager
 def _workspace(output: Path) -> Iterator[Path]:
     """Make the folder where an unfinished run keeps what it needs; it goes when the run is done."""
-    workspace = output.with_name(_WORKSPACE.format(name=output.name))
+    workspace = output.absolute().with_name(_WORKSPACE.format(name=output.absolute().name))
+    if workspace.is_dir() and not all(map(_KEPT_THERE.fullmatch, os.listdir(workspace))):
+        raise UsageError(
+            f"'{workspace}', where the run would keep what it needs and delete it when it is done, "
+            "has other files in it. Give another -o."
+        )
     try:
         workspace.mkdir(parents=True, exist_ok=True)
     except OSError as error:

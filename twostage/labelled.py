@@ -42,7 +42,7 @@ class LabelledImages:
     n_rows_left_out : int
         Rows without a usable image.
     first_error : str or None
-        Why, of the first unusable image.
+        Why, of the first unusable image, or else the first row that names none.
     note : str or None
         What was done to the table's image names to find the files.
     """
@@ -127,6 +127,9 @@ def load_labelled(
             f"None of the {len(references)} images can be used; first: {first_error}. Check the "
             "paths in the table and the folder that they start from."
         )
+    left_out = sorted(set(range(len(frame))) - usable_rows)
+    if left_out and first_error is None:
+        first_error = f"row {left_out[0] + 1} names no image"
     rows_by_image = list(found.values())
     values = [_values(groups, rows) for rows in rows_by_image]
     return LabelledImages(
@@ -135,7 +138,7 @@ def load_labelled(
         target.y[[rows[0] for rows in rows_by_image]],
         link_groups(len(found), rows_by_image, values),
         values,
-        len(frame) - len(usable_rows),
+        len(left_out),
         first_error,
         note,
     )

@@ -92,8 +92,8 @@ class LazyBackbone:
     def seen(self) -> SeenRows | None:
         """Return what it was trained on; None if it is as it was published."""
         file = Path(self.spec.weights)
-        if not self.spec.is_keras_file or not file.is_file():
-            return None
+        if not file.is_file() or hash_file(file) != self.spec.weights_file_hash:
+            return None  # what another network has seen says nothing
         tuned = find_tuned(file)
         return None if tuned is None else tuned.seen()
 

@@ -99,10 +99,9 @@ class BackboneSettings:
     def keras_file(self) -> Path | None:
         """The file that holds the backbone whole, if it is not one of the catalogue."""
         name = os.fspath(self.backbone or "")
-        if name.endswith(KERAS_FILE):
-            return Path(name)
-        is_folder = name not in CATALOGUE and Path(name).is_dir() and name != ""
-        return Path(name) / NETWORK if is_folder else None
+        if name and name not in CATALOGUE and Path(name).is_dir():
+            return Path(name) / NETWORK
+        return Path(name) if name.endswith(KERAS_FILE) else None
 
     @property
     def tuned(self) -> TunedBackbone | None:

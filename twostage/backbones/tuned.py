@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from twostage.backbones.catalogue import CATALOGUE
 from twostage.errors import BackboneError, UsageError
 from twostage.fingerprint import hash_file
 from twostage.folders import put_in_place
@@ -64,15 +65,16 @@ class TunedBackbone:
         Raises
         ------
         BackboneError
-            If the file is another one than was written.
+            If that file, or the network, is another one than was written.
         """
-        file = self.folder / SEEN
-        if file.is_file() and hash_file(file) != self.record["digests"].get(SEEN):
-            raise BackboneError(
-                f"'{file}' is not the one that 'twostage finetune' wrote. Copy the backbone's "
-                "folder again; without the file, nothing that the backbone embeds is scored."
-            )
-        return SeenRows.read(file)
+        for name in (NETWORK, SEEN):  # another network has seen something else
+            file = self.folder / name
+            if file.is_file() and hash_file(file) != self.record["digests"].get(name):
+                raise BackboneError(
+                    f"'{file}' is not the one that 'twostage finetune' wrote. Copy the backbone's "
+                    f"folder again; without {SEEN}, nothing that the backbone embeds is scored."
+                )
+        return SeenRows.read(self.folder / SEEN)
 
 
 def find_tuned(path: Path) -> TunedBackbone | None:
@@ -81,7 +83,8 @@ def find_tuned(path: Path) -> TunedBackbone | None:
     Raises
     ------
     BackboneError
-        If a file was taken out of its folder, or the folder's record is damaged.
+        If a file was taken out of its folder or is another by now, or the folder's record is
+        damaged.
     """
     folder = path if path.is_dir() else path.parent
     is_marked = path.is_file() and _is_marked(path)
@@ -93,7 +96,13 @@ def find_tuned(path: Path) -> TunedBackbone | None:
             )
         return None
     if path.is_file() and not is_marked:
-        return None
+        if path.name != NETWORK:
+            return None
+        raise BackboneError(
+            f"'{path}' is not the network that 'twostage finetune' wrote: of another it is not "
+            "known what it has seen. Copy the backbone's folder again, or give the other file "
+            "from a folder of its own."
+        )
     try:
         record = json.loads((folder / RECORD).read_text())
         found = record["format_version"]
@@ -122,6 +131,11 @@ def check_destination(folder: Path) -> None:
     """Raise UsageError if a tuned backbone can't be written there; an older one is replaced."""
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"'{folder}' is a file. Give a folder for the backbone.")
+    if str(folder) in CATALOGUE:
+        raise UsageError(
+            f"'{folder}' is the name of a backbone that 'twostage backbones' lists, which "
+            "--backbone would mean. Give a folder of another name."
+        )
     if not folder.is_dir():
         return
     known = {NETWORK, RECORD, SEEN, HISTORY, PLOT}
@@ -160,21 +174,22 @@ def write_tuned(
     Raises
     ------
     BackboneError
-        If it can't be written, or does not come back as it was.
+        If it can't be written.
     """
     temporary = folder.absolute().with_name(f"_tmp-{folder.name}-{os.getpid()}")
     try:
         temporary.mkdir(parents=True)
         model.save(temporary / NETWORK)
         _mark(temporary / NETWORK)
-        (temporary / SEEN).write_bytes(seen.to_bytes())
+        if seen.is_known:  # without the file, all rows count as seen
+            (temporary / SEEN).write_bytes(seen.to_bytes())
         record = {
             "format_version": FORMAT_VERSION,
             "preprocessing": spec.preprocessing,
             "resize": spec.resize,
             "parent": spec.to_dict(),
             "training": dict(origin),
-            "digests": {name: hash_file(temporary / name) for name in (NETWORK, SEEN)},
+            "digests": {file.name: hash_file(file) for file in sorted(temporary.iterdir())},
         }
         (temporary / RECORD).write_text(json.dumps(record, indent=1) + "\n")
         history.to_csv(temporary / HISTORY, index=False)

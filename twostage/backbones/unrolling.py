@@ -181,24 +181,12 @@ class UnrolledNetwork:
         return outputs
 
     def _under_its_own_name(self, layer: Any, path: str) -> Any:
-        """Return the layer, under another name if another layer has its: Keras refuses two."""
-        if self._layer_named.setdefault(layer.name, layer) is layer:
-            return layer
-        name = path.replace("/", ".")
-        if name not in self._layer_named:
-            self._layer_named[name] = _Renamed(layer, name)
-        return self._layer_named[name]
-
-
-class _Renamed(keras.layers.Layer):
-    """A layer under another name."""
-
-    def __init__(self, layer: Any, name: str):
-        super().__init__(name=name, autocast=False)
-        self.layer = layer
-
-    def call(self, *args: Any, **kwargs: Any) -> Any:
-        return self.layer(*args, **kwargs)
+        """Return the layer, renamed if another layer has its name: Keras refuses two."""
+        name = layer.name
+        while self._layer_named.setdefault(name, layer) is not layer:
+            name = path.replace("/", ".") if name == layer.name != path else f"{name}_"
+        layer.name = name
+        return layer
 
 
 def is_graph(layer: Any) -> bool:

@@ -14,7 +14,7 @@ ALL = "all"
 # What the layers of a block have in common: block_13_expand, conv5_block3_2_conv, conv_pw_13_bn.
 _NUMBERED = (
     re.compile(r"(.*?block_?\d+[a-z]?)(?=[_/]|$)"),
-    re.compile(r"((?:expanded_)?conv(?:_dw|_pw)?_?\d+)(?=[_/]|$)"),
+    re.compile(r"((?:expanded_)?conv(?:_dw|_pw)?_?\d+|expanded_conv)(?=[_/]|$)"),
 )
 
 
@@ -99,14 +99,6 @@ class BlockedNetwork:
         """Return the model from what enters a block to the embedding."""
         return keras.Model(self.blocks[first].entry, self._embedding)
 
-    def depth_of(self) -> dict[int, int]:
-        """Return, by the id of each layer with weights, how many blocks come after its own."""
-        return {
-            id(layer): len(self.blocks) - 1 - number
-            for number, block in enumerate(self.blocks)
-            for layer in block.layers
-        }
-
 
 def _blocks(calls: Sequence[Call], pixels: Any, embedding: Any) -> list[Block]:
     """Cut calls where all branches meet, and where the names say that something new begins."""
@@ -114,7 +106,8 @@ def _blocks(calls: Sequence[Call], pixels: Any, embedding: Any) -> list[Block]:
     current: list[Call] = []  # with weights, since the last cut
     key: str | None = None
     entry = cut = pixels
-    for call, met in zip(calls, _meeting_points(calls, pixels, embedding), strict=True):
+    points = _without_shared(calls, _meeting_points(calls, pixels, embedding))
+    for call, met in zip(calls, points, strict=True):
         if _has_weights(call.layer):
             own = _key(call)
             is_new = own != key if own else _has_kernel(call.layer)
@@ -139,6 +132,18 @@ def _meeting_points(calls: Sequence[Call], pixels: Any, embedding: Any) -> list[
         alive = {key: one for key, one in alive.items() if last_use.get(key, -1) > number}
         points.append(next(iter(alive.values())) if len(alive) == 1 else None)
     return points
+
+
+def _without_shared(calls: Sequence[Call], points: Sequence[Any | None]) -> list[Any | None]:
+    """Leave out the points between two uses of a layer: its weights can't be frozen and trained."""
+    last_use = {id(call.layer): number for number, call in enumerate(calls)}
+    kept: list[Any | None] = []
+    until = 0
+    for number, (call, point) in enumerate(zip(calls, points, strict=True)):
+        if _has_weights(call.layer):
+            until = max(until, last_use[id(call.layer)])
+        kept.append(point if number >= until else None)
+    return kept
 
 
 def _block(number: int, calls: Sequence[Call], entry: Any) -> Block:

@@ -84,7 +84,7 @@ def read_checkpoint(folder: Path) -> Checkpoint | None:
             record = json.loads(arrays["record"].tobytes())
             state, best = (_numbered(arrays, name) for name in ("state", "best"))
             return Checkpoint(record["asked"], record["history"], state, best)
-    except (OSError, ValueError, KeyError, TypeError, BadZipFile) as error:
+    except (OSError, EOFError, ValueError, KeyError, TypeError, BadZipFile) as error:
         raise FinetuningError(
             f"'{file}' is damaged ({type(error).__name__}). Delete '{folder}' to begin anew."
         ) from error

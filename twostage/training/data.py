@@ -29,12 +29,14 @@ def array_on_disk(file: Path, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
     FinetuningError
         If there is no room for it.
     """
-    n_bytes = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
+    n_bytes = max(1, int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize)
     try:
         with open(file, "wb") as opened:
-            if hasattr(os, "posix_fallocate") and n_bytes:
+            if hasattr(os, "posix_fallocate"):
                 os.posix_fallocate(opened.fileno(), 0, n_bytes)
-        return np.memmap(file, dtype, "w+" if n_bytes else "r", shape=shape)
+            else:
+                opened.truncate(n_bytes)
+        return np.memmap(file, dtype, "r+", shape=shape)  # "w+" would give the space back
     except OSError as error:
         raise FinetuningError(
             f"Can't keep {n_bytes / 1e9:,.1f} GB of pixels or activations in '{file.parent}' "

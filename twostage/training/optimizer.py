@@ -1,6 +1,6 @@
 """AdamW with a learning rate for each block, which warms up and falls as a cosine."""
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
 from twostage.backbones.quiet_keras import keras
@@ -11,8 +11,8 @@ class BlockwiseAdamW(keras.optimizers.AdamW):
 
     Parameters
     ----------
-    factors : mapping of str to float
-        By the path of each trained variable, what its learning rate is multiplied with; others 1.
+    factors : sequence of float
+        What the learning rate is multiplied with, of each variable that it is built for.
     **options
         As of ``keras.optimizers.AdamW``. Vectors (biases, norms) do not decay.
 
@@ -22,21 +22,21 @@ class BlockwiseAdamW(keras.optimizers.AdamW):
     and Hutter (2019), Decoupled Weight Decay.
     """
 
-    def __init__(self, factors: Mapping[str, float], **options: Any):
+    def __init__(self, factors: Sequence[float], **options: Any):
         super().__init__(**options)
-        self._factors = dict(factors)
-        self._by_index: list[float] = []
-
-    def build(self, variables: list[Any]) -> None:
-        """Prepare for variables, and spare vectors from decay."""
-        self.exclude_from_weight_decay([one for one in variables if len(one.shape) < 2])
-        self._by_index = [self._factors.get(one.path, 1.0) for one in variables]
-        super().build(variables)
+        self._factors = list(factors)
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-        """Update one variable, at its own rate."""
-        factor = self._by_index[self._get_variable_index(variable)]
-        super().update_step(gradient, variable, learning_rate * factor)
+        """Update one variable, and let it decay, at its own rate."""
+        rate = learning_rate * self._factors[self._get_variable_index(variable)]
+        if len(variable.shape) > 1:
+            ops = keras.ops
+            share = ops.cast(rate * self.weight_decay, variable.dtype)
+            self.assign_sub(variable, ops.multiply(ops.convert_to_tensor(variable), share))
+        super().update_step(gradient, variable, rate)
+
+    def _apply_weight_decay(self, variables: list[Any]) -> None:
+        """Do nothing: Keras would let all variables decay at one rate, frozen blocks' included."""
 
 
 def schedule(peak: float, n_steps: int, warmup: float, begin: int = 0) -> Any:

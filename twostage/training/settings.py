@@ -86,6 +86,7 @@ class TuningSettings:
             ("label_smoothing", 0.0, 0.99),
             ("dropout", 0.0, 0.99),
             ("patience", 1, 10_000),
+            ("random_state", 0, 2**32 - 1),
         ):
             value = getattr(self, name)
             if not low <= value <= high:  # NaN too

@@ -1,8 +1,10 @@
 """The top to start from: a linear model on the embeddings of the frozen backbone."""
 
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
@@ -57,7 +59,9 @@ def linear_tops(
                 model = Ridge(alpha).fit(scaled, y, weights)
             else:
                 model = LogisticRegression(C=penalty, max_iter=_MAX_ITERATIONS)
-                model.fit(scaled, y, weights)
+                with warnings.catch_warnings():  # a start need not be the optimum
+                    warnings.simplefilter("ignore", ConvergenceWarning)
+                    model.fit(scaled, y, weights)
             tops.append(_unscaled(model, scaler, n_classes))
     return tops
 

@@ -112,20 +112,22 @@ class Trainer:
         n_trained = len(self._network.blocks) - self._first
         n_now = round(n_trained * (phase + 1) / N_PHASES) if self._settings.gradual else n_trained
         begin = len(self._network.blocks) - max(1, n_now)
-        factors = {}
+        factor_of = {}
         for number, block in enumerate(self._network.blocks):
             for layer in block.layers:
                 layer.trainable = number >= begin
                 depth = len(self._network.blocks) - 1 - number
                 for weight in layer.trainable_weights:
-                    factors[weight.path] = self._settings.lr_decay**depth
+                    factor_of[id(weight)] = self._settings.lr_decay**depth
         settings = self._settings
         n_steps = settings.epochs * self._steps_per_epoch
-        done = epoch * self._steps_per_epoch
+        done = self._first_epoch_of(phase) * self._steps_per_epoch
         rates = schedule(settings.learning_rate, n_steps, settings.warmup, done)
+        trained = self.model.trainable_variables
+        factors = [factor_of.get(id(one), 1.0) for one in trained]  # paths may be equal
         optimizer = BlockwiseAdamW(factors, learning_rate=rates, weight_decay=settings.weight_decay)
         self.model.compile(optimizer, self._loss())
-        optimizer.build(self.model.trainable_variables)
+        optimizer.build(trained)
 
     def state(self) -> list[np.ndarray]:
         """Return all that an epoch changes: weights, seeds, and the optimizer's memory."""
@@ -147,6 +149,11 @@ class Trainer:
         if not self._settings.gradual:
             return N_PHASES - 1
         return min(N_PHASES - 1, epoch * N_PHASES // max(1, self._settings.epochs))
+
+    def _first_epoch_of(self, phase: int) -> int:
+        """Return where a phase begins: its optimizer counts its steps from there."""
+        epochs = range(self._settings.epochs)
+        return next((epoch for epoch in epochs if self._phase_of(epoch) == phase), 0)
 
     def _built(self, preprocessing: str | None, dense: Any) -> Any:
         """Return the model from pixels or activations to outputs."""
