@@ -20,6 +20,7 @@ import pandas as pd
 from scipy.special import log_softmax, softmax
 from sklearn.utils.class_weight import compute_sample_weight
 
+from twostage.backbones.devices import DEVICES
 from twostage.backbones.lazy import LazyBackbone
 from twostage.backbones.spec import BackboneSettings
 from twostage.backbones.tuned import check_destination, write_tuned
@@ -204,6 +205,8 @@ def finetune(
     how = TuningSettings(**settings)
     if not 0 <= holdout < 1:
         raise UsageError(f"holdout must be 0 or more, and less than 1; found {holdout}.")
+    if device not in DEVICES:
+        raise UsageError(f"device must be one of {', '.join(DEVICES)}; found {device!r}.")
     if not isinstance(backbone, BackboneSettings):
         backbone = BackboneSettings(backbone)
     columns = [image_columns] if isinstance(image_columns, str) else list(image_columns)
