@@ -1,7 +1,7 @@
 """scikit-learn estimators over the same code as the command line."""
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Self
 
@@ -37,6 +37,7 @@ from twostage.fitting import (
     split_groups,
     tell_seen,
     training_rows,
+    warn_of_lost_classes,
     without_seen,
 )
 from twostage.heads import make_head
@@ -183,6 +184,7 @@ class _TwoStage(BackboneParameters, BaseEstimator):
         seen = SeenRows() if store is None else store.seen
         is_seen = tell_seen(rows, settings, seen)
         kept = without_seen(is_seen, settings, seen)
+        warn_of_lost_classes(target, kept)
         _warn_of_seen(is_seen, settings)
         model = fit_model(rows.take(kept), target.take(kept), settings)
         _warn_of_ids(model)
@@ -205,26 +207,14 @@ class _TwoStage(BackboneParameters, BaseEstimator):
         check_is_fitted(self, "model_")
         return self.model_.predict(*self._inputs(X))
 
-    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
-        """Return the accuracy, or the R2 of values, on rows that a tuned backbone has not seen.
-
-        Parameters
-        ----------
-        X : as for `predict`
-        y : array of shape (n_rows,)
-            True classes, or values.
-        sample_weight : array of shape (n_rows,), optional
-            Weights of the rows.
-
-        Raises
-        ------
-        DataError
-            If the backbone was trained on all of them.
-        """
+    def _score_unseen(
+        self, score: Callable[..., float], X: Any, y: Any, sample_weight: Any
+    ) -> float:
+        """Return a score of the rows that a tuned backbone has not seen."""
         check_is_fitted(self, "model_")
         is_seen = self._seen_in(X)
         if not is_seen.any():
-            return float(super().score(X, y, sample_weight))
+            return float(score(X, y, sample_weight))
         if is_seen.all():
             raise DataError(
                 f"The tuned backbone has seen the labels of all {len(is_seen)} rows, or of their "
@@ -233,12 +223,12 @@ class _TwoStage(BackboneParameters, BaseEstimator):
         warnings.warn(
             f"{int(is_seen.sum())} of {len(is_seen)} rows, or their groups, had been seen by the "
             "tuned backbone with their labels, and are not scored.",
-            stacklevel=2,
+            stacklevel=3,
         )
         kept = np.flatnonzero(~is_seen)
         frame = self._to_frame(X, is_fit=False)
         weights = None if sample_weight is None else np.asarray(sample_weight)[kept]
-        return float(super().score(frame.iloc[kept], np.asarray(y)[kept], weights))
+        return float(score(frame.iloc[kept], np.asarray(y)[kept], weights))
 
     def save(self, path: PathLike, *, trusted: Sequence[str] = ()) -> None:
         """Write the fitted estimator as a model folder, for `load_model` and ``twostage predict``.
@@ -422,6 +412,24 @@ precision, preprocessing, batch_size, workers, device, cache_dir
 
     _task = "classification"
 
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """Return the accuracy on rows that a tuned backbone has not seen.
+
+        Parameters
+        ----------
+        X : as for `predict`
+        y : array of shape (n_rows,)
+            True classes.
+        sample_weight : array of shape (n_rows,), optional
+            Weights of the rows.
+
+        Raises
+        ------
+        DataError
+            If the backbone was trained on all of them.
+        """
+        return self._score_unseen(super().score, X, y, sample_weight)  # the mixin's
+
     def predict_proba(self, X: Any) -> np.ndarray:
         """Return class probabilities.
 
@@ -463,6 +471,24 @@ class TwoStageRegressor(RegressorMixin, _TwoStage):
     """
 
     _task = "regression"
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """Return the R2 on rows that a tuned backbone has not seen.
+
+        Parameters
+        ----------
+        X : as for `predict`
+        y : array of shape (n_rows,)
+            True values.
+        sample_weight : array of shape (n_rows,), optional
+            Weights of the rows.
+
+        Raises
+        ------
+        DataError
+            If the backbone was trained on all of them.
+        """
+        return self._score_unseen(super().score, X, y, sample_weight)  # the mixin's
 
 
 def load_model(

@@ -274,6 +274,7 @@ def fit_and_score(
     rows = training_rows(frame, blocks, target, settings, given)
     is_seen = tell_seen(rows, settings, seen)
     kept = without_seen(is_seen, settings, seen)
+    warn_of_lost_classes(target, kept)
     rows, target, is_seen, n_seen = rows.take(kept), target.take(kept), is_seen[kept], is_seen.sum()
     columns = tell_roles(rows.frame, settings)
     score = _score_holdout(rows, target, settings, columns, is_seen)
@@ -374,6 +375,21 @@ def without_seen(is_seen: np.ndarray, settings: FitSettings, seen: SeenRows) -> 
         "lie. Tune it with --holdout, give other rows, or use --allow-seen: the model is then "
         "trained on them, without a score."
     )
+
+
+def warn_of_lost_classes(target: Target, kept: np.ndarray) -> None:
+    """Tell of classes whose rows are all among those left out."""
+    if target.classes is None:
+        return
+    lost = target.classes[np.setdiff1d(target.y, target.y[kept])]
+    if len(lost):
+        log.warning(
+            "%d of %d classes are in rows alone that the backbone has seen, and are not learned: "
+            "%s. Add other rows of them, or use --allow-seen.",
+            len(lost),
+            len(target.classes),
+            listed(lost.tolist()),
+        )
 
 
 def score_model(
