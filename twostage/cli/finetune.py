@@ -248,7 +248,9 @@ def describe(summary: "FinetuningSummary") -> str:
     metric = {"auc": "AUC", "r2": "R2"}[summary.metric]
     if summary.stopped:
         lines.append(f"Ended early: {summary.stopped}.")
-    if summary.best_epoch == 0:
+    if len(summary.history) == 1:
+        lines.append("Of no epochs: the backbone is as it was.")
+    elif summary.best_epoch == 0:
         lines.append(
             f"No epoch was better than the frozen backbone ({metric} {summary.frozen_score:.3f} on "
             "the images that chose): its weights were kept as they were."
