@@ -1,7 +1,9 @@
 """``twostage finetune``: what it takes, what it says, what it exits with."""
 
+import io
 import json
 import shutil
+import sys
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,8 @@ import pytest
 from click.testing import CliRunner, Result
 from tuning import save_small_network, write_photos
 
-from twostage.cli.finetune import describe
+from twostage.cli import output
+from twostage.cli.finetune import _steps, describe
 from twostage.cli.main import main
 from twostage.errors import FinetuningError
 from twostage.finetuning import FinetuningSummary
@@ -189,6 +192,43 @@ def test_an_interrupted_run_says_that_it_goes_on(
     result = tune(data, tmp_path / "tuned")
     assert result.exit_code == 130
     assert "Run the same command again" in result.stderr
+
+
+class Terminal(io.StringIO):
+    """A screen."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_the_bar_of_decoding_rests_while_steps_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stderr", screen)
+    with output._bar() as progress:
+        for _ in range(2):
+            progress(1, 2)
+            assert sys.stderr is not screen  # words would go above the bar
+            progress(2, 2)
+            assert sys.stderr is screen
+        drawn = screen.getvalue()
+        step = _steps()
+        step(1, 2, 1, 2, 0.5)
+        step(1, 2, 2, 2, 0.25)
+    told = screen.getvalue()[len(drawn) :]
+    assert told.startswith("\repoch 1 of 2: step 1 of 2, loss 0.500\x1b[K\repoch 1 of 2: step 2")
+    assert told.endswith(" left\x1b[K\n")
+
+
+def test_away_from_a_terminal_steps_are_told_now_and_then(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = iter([0.0, 1.0, 9.0, 11.0, 12.0])
+    monkeypatch.setattr("time.monotonic", lambda: next(now))
+    step = _steps()
+    for number in range(1, 5):
+        step(2, 3, number, 4, 0.5)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == "epoch 2 of 3: step 3 of 4, loss 0.500, about 25 s left"
 
 
 # The words of a summary

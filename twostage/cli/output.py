@@ -120,7 +120,12 @@ def _bar() -> Iterator[Callable[[int, int], None]]:
         task = bar.add_task("", total=None, visible=False)
 
         def progress(done: int, total: int) -> None:
+            if not bar.live.is_started:  # other work, after other words
+                bar.reset(task)
+                bar.start()
             bar.update(task, completed=done, total=total, visible=True)
+            if done == total:
+                bar.stop()  # or it would be drawn over what is told next
 
         yield progress
 
