@@ -261,6 +261,7 @@ def test_it_learns_values_and_many_classes(
 def test_values_are_learned(data: Data, tmp_path: Path) -> None:
     summary = data.tune(tmp_path / "out", target="value", group=None, epochs=0)
     assert summary.frozen_score > 0.5
+    assert summary.history["validation_loss"][0] < 1  # of values in units of their deviation
 
 
 def test_frozen_blocks_stay_where_copies_of_their_activations_are_trained_on(
@@ -369,7 +370,7 @@ def test_a_row_that_names_no_image_is_told_as_such(data: Data, tmp_path: Path) -
 
 def test_a_class_of_one_image_is_learned_from(data: Data, tmp_path: Path) -> None:
     table = data.table.assign(label=["rare", *data.table["label"][1:]])
-    summary = data.tune(tmp_path / "out", table=table, epochs=1, group=None)
+    summary = data.tune(tmp_path / "out", table=table, epochs=0, group=None)
     assert np.isfinite(summary.history["score"]).all()
     seen = SeenRows.read(tmp_path / "out" / "seen.parquet")
     assert hashes(data, ["000.png"]) <= seen.content_hashes
@@ -472,7 +473,7 @@ def test_a_killed_run_goes_on_with_an_equal_result(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("epoch", [1, 2, 4, 6])
+@pytest.mark.parametrize("epoch", [2, 4])
 def test_a_killed_run_of_everything_goes_on_with_an_equal_result(
     data: Data, tmp_path: Path, epoch: int
 ) -> None:
@@ -601,6 +602,17 @@ def test_what_the_parent_has_seen_the_child_has_seen(
     seen = SeenRows.read(tmp_path / "child" / "seen.parquet")
     assert seen.content_hashes == hashes(data, data.table["image"])
     assert seen.group_column == "patient"
+
+
+def test_groups_of_another_column_than_the_parents_are_told(
+    data: Data,
+    tmp_path: Path,
+    tuned: tuple[Path, FinetuningSummary],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    table = data.table.assign(clinic=data.table["patient"])
+    data.tune(tmp_path / "child", backbone=tuned[0], table=table, group="clinic", epochs=0)
+    assert "with groups of 'patient', now with those of 'clinic'" in caplog.text
 
 
 def test_of_a_parent_that_forgot_the_child_knows_nothing_either(

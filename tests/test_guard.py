@@ -200,7 +200,15 @@ def test_a_fit_on_the_table_alone_has_seen_nothing(
     assert (model.n_seen, model.n_rows) == (0, N)
 
 
-@pytest.mark.parametrize("head", ["linear", "lightgbm", "random-forest", "svm"])
+@pytest.mark.parametrize(
+    "head",
+    [
+        "linear",
+        "lightgbm",
+        pytest.param("random-forest", marks=pytest.mark.slow),
+        pytest.param("svm", marks=pytest.mark.slow),
+    ],
+)
 def test_a_class_that_only_seen_rows_have_is_told(
     frame: pd.DataFrame,
     fit: Callable[..., FittedModel],

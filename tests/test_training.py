@@ -243,7 +243,7 @@ def numbered(n: int = 23) -> Examples:
     """Return examples of which all parts tell their row."""
     rows = np.arange(n) * 2
     x = np.arange(2 * n, dtype=np.uint8).reshape(-1, 1, 1, 1)
-    return Examples(x, rows, rows[:, None].astype(np.float32), rows.astype(np.float32))
+    return Examples(x, rows, 3 * rows[:, None].astype(np.float32), 5 * rows.astype(np.float32))
 
 
 def test_each_example_comes_at_most_once_with_its_own_label() -> None:
@@ -253,8 +253,8 @@ def test_each_example_comes_at_most_once_with_its_own_label() -> None:
     assert len(set(seen.tolist())) == 20
     assert set(seen.tolist()) <= set(range(0, 46, 2))
     for x, y, weights in found:
-        np.testing.assert_array_equal(x.ravel(), y.ravel())
-        np.testing.assert_array_equal(x.ravel(), weights)
+        np.testing.assert_array_equal(3.0 * x.ravel(), y.ravel())
+        np.testing.assert_array_equal(5.0 * x.ravel(), weights)
 
 
 def test_the_same_seed_gives_the_same_order_and_another_seed_another() -> None:
@@ -273,8 +273,8 @@ def test_mixup_mixes_pixels_labels_and_weights_alike() -> None:
     assert any(not np.array_equal(a[0], b[0]) for a, b in zip(mixed, plain, strict=True))
     for x, y, weights in mixed:
         assert x.dtype == y.dtype == np.float32
-        np.testing.assert_allclose(x.ravel(), y.ravel(), rtol=1e-5)
-        np.testing.assert_allclose(x.ravel(), weights, rtol=1e-5)
+        np.testing.assert_allclose(3 * x.ravel(), y.ravel(), rtol=1e-5)
+        np.testing.assert_allclose(5 * x.ravel(), weights, rtol=1e-5)
         assert x.min() >= 0
 
 

@@ -242,6 +242,7 @@ def finetune(
         tuned = _tune(network, model, engine, lesson, how, workspace, asked, progress)
         seen = _seen(labelled, lesson, group)
         if seen_before is not None:
+            _warn_of_groups(seen_before, group)
             seen = seen.union(seen_before)
         origin = {
             "target": target,
@@ -633,6 +634,17 @@ def _workspace(output: Path) -> Iterator[Path]:
             shutil.rmtree(workspace, ignore_errors=True)  # there is nothing to go on from
         raise
     shutil.rmtree(workspace, ignore_errors=True)
+
+
+def _warn_of_groups(before: SeenRows, group: str | None) -> None:
+    """Tell that a parent's groups are not found again, where they are of another column."""
+    if before.groups and group not in (None, before.group_column):
+        log.warning(
+            "The backbone was tuned before with groups of '%s', now with those of '%s': rows of "
+            "the groups that it had seen then are told by their images alone.",
+            before.group_column,
+            group,
+        )
 
 
 def _seen(labelled: LabelledImages, lesson: _Lesson, group: str | None) -> SeenRows:
