@@ -769,3 +769,14 @@ def test_the_embedder_takes_a_file(save: Save, photos: Path) -> None:
     embedder = ImageEmbedder(file, image_root=photos)
     assert embedder.fit_transform(["cats/0.png", "dogs/1.png"]).shape == (2, 6)
     assert embedder.spec_.name == "mine.keras"
+
+
+def test_a_layer_is_not_taken_for_a_nested_one_of_its_name(save: Save) -> None:
+    inner_input, inputs = keras.Input((SIZE, SIZE, 3)), keras.Input((SIZE, SIZE, 3))
+    inner = keras.Model(inner_input, layers.Conv2D(3, 3, name="twin")(inner_input), name="base")
+    x = layers.Conv2D(3, 3, name="twin")(inner(layers.Rescaling(1 / 255)(inputs)))
+    wanted = layers.GlobalAveragePooling2D()(x)
+    file = save(keras.Model(inputs, layers.Dense(2, activation="softmax")(wanted)))
+    model = keras.saving.load_model(file)
+    theirs = values(model.input, model.layers[-1].input, pixels(SIZE))
+    assert_close(embed(load(file), pixels(SIZE), 2), theirs)
