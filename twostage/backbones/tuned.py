@@ -15,8 +15,6 @@ from twostage.folders import put_in_place
 from twostage.seen import SeenRows
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from twostage.backbones.spec import BackboneSpec
 
 NETWORK = "backbone.keras"
@@ -137,8 +135,8 @@ def write_tuned(
     model: Any,
     spec: "BackboneSpec",
     origin: Mapping[str, Any],
-    history: "pd.DataFrame",
     seen: SeenRows,
+    history: Mapping[str, bytes],
 ) -> None:
     """Write a tuned backbone, whole or not at all; an older one in its place is replaced.
 
@@ -152,10 +150,10 @@ def write_tuned(
         Of its parent.
     origin : mapping
         How it was trained.
-    history : DataFrame
-        A row for each epoch.
     seen : SeenRows
         What it was trained on.
+    history : mapping of str to bytes
+        Files that tell of the epochs, by their names: `HISTORY`, `PLOT`.
 
     Raises
     ------
@@ -177,7 +175,8 @@ def write_tuned(
             "digests": {name: hash_file(temporary / name) for name in (NETWORK, SEEN)},
         }
         (temporary / RECORD).write_text(json.dumps(record, indent=1) + "\n")
-        history.to_csv(temporary / HISTORY, index=False)
+        for name, data in history.items():
+            (temporary / name).write_bytes(data)
         put_in_place(temporary, folder.absolute())
     except OSError as error:
         raise BackboneError(
