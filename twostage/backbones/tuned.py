@@ -165,14 +165,15 @@ def write_tuned(
         temporary.mkdir(parents=True)
         model.save(temporary / NETWORK)
         _mark(temporary / NETWORK)
-        (temporary / SEEN).write_bytes(seen.to_bytes())
+        if seen.is_known:
+            (temporary / SEEN).write_bytes(seen.to_bytes())
         record = {
             "format_version": FORMAT_VERSION,
             "preprocessing": spec.preprocessing,
             "resize": spec.resize,
             "parent": spec.to_dict(),
             "training": dict(origin),
-            "digests": {name: hash_file(temporary / name) for name in (NETWORK, SEEN)},
+            "digests": {file.name: hash_file(file) for file in temporary.iterdir()},
         }
         (temporary / RECORD).write_text(json.dumps(record, indent=1) + "\n")
         for name, data in history.items():
