@@ -53,6 +53,21 @@ def test_the_readme_does_what_it_shows(demo_folder: Path, monkeypatch: pytest.Mo
     assert "model-from-python" in {path.name for path in demo_folder.iterdir()}
 
 
+@pytest.mark.slow
+def test_what_the_guide_to_fine_tuning_shows_runs(
+    demo_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(demo_folder)
+    guide = (ROOT / "docs" / "finetuning.md").read_text()
+    for line in commands(guide):
+        result = CliRunner().invoke(main, shlex.split(line))
+        assert result.exit_code == 0, result.output
+    assert "Left out: 300 rows that the tuned backbone has seen" in result.output
+    for code in blocks(guide, "python"):
+        exec(code, {})
+    assert (demo_folder / "tuned-from-python" / "seen.parquet").is_file()
+
+
 def test_what_the_extending_guide_shows_runs(monkeypatch: pytest.MonkeyPatch) -> None:
 
     from twostage.backbones import catalogue

@@ -23,7 +23,7 @@ from sklearn.utils.class_weight import compute_sample_weight
 from twostage.backbones.devices import DEVICES
 from twostage.backbones.lazy import LazyBackbone
 from twostage.backbones.spec import BackboneSettings
-from twostage.backbones.tuned import check_destination, write_tuned
+from twostage.backbones.tuned import HISTORY, PLOT, check_destination, write_tuned
 from twostage.errors import DataError, FinetuningError, UsageError
 from twostage.fingerprint import hash_json
 from twostage.labelled import LabelledImages, load_labelled
@@ -256,7 +256,8 @@ def finetune(
             "best_epoch": tuned.best_epoch,
             "settings": asdict(how),
         }
-        write_tuned(folder, tuned.model, engine.spec, origin, tuned.history, seen)
+        files = _history_files(tuned.history, "r2" if truth.classes is None else "auc")
+        write_tuned(folder, tuned.model, engine.spec, origin, seen, files)
     return FinetuningSummary(
         backbone=str(output),
         parent=engine.spec.name,
@@ -645,6 +646,15 @@ def _warn_of_groups(before: SeenRows, group: str | None) -> None:
             before.group_column,
             group,
         )
+
+
+def _history_files(history: pd.DataFrame, metric: str) -> dict[str, bytes]:
+    """Return the history as a table and, where it can be drawn, as a picture."""
+    from twostage.training.plot import plot_history
+
+    files = {HISTORY: history.to_csv(index=False).encode()}
+    picture = plot_history(history, metric)
+    return files if picture is None else {**files, PLOT: picture}
 
 
 def _seen(labelled: LabelledImages, lesson: _Lesson, group: str | None) -> SeenRows:

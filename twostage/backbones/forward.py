@@ -52,19 +52,18 @@ def compile_forward(model: Any, device: str | None) -> Start:
 
 
 def _on_tensorflow(model: Any, device: str | None) -> Start:
-    """Trace a graph whose weights are constants: TensorFlow folds what follows from them."""
+    """Trace a graph. Batch norm is folded already: constant weights would only take memory."""
     import tensorflow as tf
-    from tensorflow.python.framework import convert_to_constants
 
     function = tf.function(lambda pixels: model(pixels, training=False))
     shape = (None, *model.input.shape[1:])
     with on_device(device):
         graph = function.get_concrete_function(tf.TensorSpec(shape, tf.uint8))
-        frozen = convert_to_constants.convert_variables_to_constants_v2(graph)
 
     def start(batch: np.ndarray) -> Fetch:
         with on_device(device):
-            fetch: Fetch = frozen(tf.constant(batch))[0].numpy
+            embeddings = graph(tf.constant(batch))
+        fetch: Fetch = embeddings.numpy
         return fetch
 
     return start

@@ -16,8 +16,6 @@ from twostage.folders import put_in_place
 from twostage.seen import SeenRows
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from twostage.backbones.spec import BackboneSpec
 
 NETWORK = "backbone.keras"
@@ -151,8 +149,8 @@ def write_tuned(
     model: Any,
     spec: "BackboneSpec",
     origin: Mapping[str, Any],
-    history: "pd.DataFrame",
     seen: SeenRows,
+    history: Mapping[str, bytes],
 ) -> None:
     """Write a tuned backbone, whole or not at all; an older one in its place is replaced.
 
@@ -166,10 +164,10 @@ def write_tuned(
         Of its parent.
     origin : mapping
         How it was trained.
-    history : DataFrame
-        A row for each epoch.
     seen : SeenRows
         What it was trained on.
+    history : mapping of str to bytes
+        Files that tell of the epochs, by their names: `HISTORY`, `PLOT`.
 
     Raises
     ------
@@ -192,7 +190,8 @@ def write_tuned(
             "digests": {file.name: hash_file(file) for file in sorted(temporary.iterdir())},
         }
         (temporary / RECORD).write_text(json.dumps(record, indent=1) + "\n")
-        history.to_csv(temporary / HISTORY, index=False)
+        for name, data in history.items():
+            (temporary / name).write_bytes(data)
         put_in_place(temporary, folder.absolute())
     except OSError as error:
         raise BackboneError(
