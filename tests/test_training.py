@@ -309,7 +309,7 @@ def test_a_disk_without_room_is_told_before_the_first_image(
 @pytest.mark.parametrize("n_classes", [2, 3, None])
 def test_the_tops_predict_what_scikit_learn_predicts(n_classes: int | None) -> None:
     rng = np.random.default_rng(0)
-    embeddings = (rng.normal(size=(60, 5)) * [1, 5, 0.1, 1, 1] + 3).astype(np.float32)
+    embeddings = (rng.normal(size=(60, 5)) * [1, 5, 2, 1, 1] + 3).astype(np.float32)
     weights = rng.uniform(0.5, 2, 60)
     y = rng.integers(0, n_classes, 60) if n_classes else embeddings @ rng.normal(size=5)
     scaled = StandardScaler().fit_transform(embeddings)
@@ -325,6 +325,16 @@ def test_the_tops_predict_what_scikit_learn_predicts(n_classes: int | None) -> N
         theirs = LogisticRegression(C=c, max_iter=300).fit(scaled, y, weights)
         ours = np.exp(outputs) / np.exp(outputs).sum(axis=1, keepdims=True)
         np.testing.assert_allclose(ours, theirs.predict_proba(scaled), rtol=1e-3, atol=1e-4)
+
+
+def test_what_hardly_varies_gets_no_huge_weights() -> None:
+    """They would blow up the first change of the network."""
+    rng = np.random.default_rng(0)
+    y = np.arange(60) % 2
+    embeddings = rng.normal(size=(60, 3)).astype(np.float32)
+    embeddings[:, 1] = 2 + 1e-4 * y + 1e-6 * rng.normal(size=60)
+    for top in linear_tops(embeddings, y, 2, np.ones(60)):
+        assert np.abs(top.kernel).max() < 5
 
 
 def test_an_embedding_that_never_changes_does_no_harm() -> None:

@@ -220,6 +220,12 @@ def finetune(
         network, model = _blocked(backbone, how)
     parent = LazyBackbone(backbone, device)
     engine, seen_before = parent.get(), parent.seen()
+    if engine.spec.weights.startswith("random"):
+        log.warning(
+            "%s has random weights: tuning keeps the statistics of batch norm, and can hardly "
+            "teach such a network anything. Start from ImageNet weights.",
+            engine.spec.name,
+        )
     with _workspace(folder) as workspace, _trained_on(device):
         labelled = load_labelled(
             table,
@@ -515,11 +521,11 @@ def _record_of(
 
 
 def _best_epoch(history: Sequence[Mapping[str, Any]]) -> int:
-    """Return the epoch of the best score or, where scores are not defined, of the least loss."""
+    """Return the epoch of the best score; of equal ones, or of none, the one of least loss."""
     scores = np.array([row["score"] for row in history], np.float64)
-    if np.isfinite(scores).any():
-        return int(np.nanargmax(scores))
-    return int(np.nanargmin([row["validation_loss"] for row in history]))
+    losses = np.array([row["validation_loss"] for row in history], np.float64)
+    is_best = scores == np.nanmax(scores) if np.isfinite(scores).any() else np.isfinite(losses)
+    return int(np.nanargmin(np.where(is_best, losses, np.nan)))
 
 
 def _best_top(engine: Any, lesson: _Lesson) -> tuple[LinearTop, dict[str, Any]]:

@@ -12,6 +12,7 @@ from threadpoolctl import threadpool_limits
 _PENALTIES = (1e-3, 1e-2, 1e-1, 1.0)  # C of LogisticRegression, on standardised embeddings
 _ALPHAS = (1e4, 1e3, 1e2, 1e1)
 _MAX_ITERATIONS = 300
+_LEAST_SPREAD = 0.1  # of a dimension, by the usual spread and by its mean
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ def linear_tops(
     weights : array of shape (n,)
         Of the rows.
     """
-    scaler = StandardScaler().fit(embeddings)
+    scaler = _careful_scaler(embeddings)
     scaled = scaler.transform(embeddings)
     tops = []
     with threadpool_limits(1, user_api="blas"):
@@ -64,6 +65,18 @@ def linear_tops(
                     model.fit(scaled, y, weights)
             tops.append(_unscaled(model, scaler, n_classes))
     return tops
+
+
+def _careful_scaler(embeddings: np.ndarray) -> StandardScaler:
+    """Return a scaler that does not blow up what varies little.
+
+    Weights on such dimensions would be huge, and blow up the first change of the network too.
+    """
+    scaler = StandardScaler().fit(embeddings)
+    usual = np.sqrt(np.mean(scaler.var_))
+    least = _LEAST_SPREAD * np.maximum(usual, np.abs(scaler.mean_))
+    scaler.scale_ = np.maximum(scaler.scale_, least)
+    return scaler
 
 
 def _unscaled(
