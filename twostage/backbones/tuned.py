@@ -95,6 +95,26 @@ class TunedBackbone:
     folder: Path
     record: dict[str, Any]
 
+    @classmethod
+    def in_folder(cls, folder: Path) -> "TunedBackbone":
+        """Read the folder of one that must be there.
+
+        Raises
+        ------
+        BackboneError
+            If it is none, or damaged.
+        """
+        found = find_tuned(folder)
+        if found is None:
+            raise BackboneError(f"'{folder}' is no backbone: it has no {RECORD}. Make it again.")
+        return found
+
+    def is_whole(self) -> bool:
+        """Whether its files are those that were written."""
+        digests = self.record["digests"]
+        files = {name: self.folder / name for name in (NETWORK, SEEN, TOP)}
+        return all(f.is_file() and hash_file(f) == digests.get(name) for name, f in files.items())
+
     @property
     def network(self) -> Path:
         """Its ``.keras`` file."""
