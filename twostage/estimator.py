@@ -49,8 +49,7 @@ from twostage.joins import ImageBlock
 from twostage.model import read_model, write_model
 from twostage.rows import TrainingRows
 from twostage.seen import SeenRows
-from twostage.staged import NAIVE, AnyModel, StagedModel, StagingSettings
-from twostage.staging import ImageSource, Staging, free_name
+from twostage.staged import NAIVE, AnyModel, StagedModel, StagingSettings, free_name
 from twostage.store.store import EmbeddingStore
 from twostage.table.roles import LIKE_AN_ID, RoleOverrides
 from twostage.targets import Target, prepare_target
@@ -301,6 +300,8 @@ class _TwoStage(BackboneParameters, BaseEstimator):
         spec = None if store is None else store.spec
         if how is None or spec is None:
             return StageTwo(settings, spec)
+        from twostage.staging import ImageSource, Staging  # what trains needs Keras
+
         images = ImageSource(
             self.image_root or os.curdir,
             self._backbone_settings(),

@@ -215,3 +215,10 @@ def scores_of(
     for column, of_column in names.items():
         found |= zip(of_column, scorer.scores(blocks[column].matrix).T, strict=True)
     return found
+
+
+def free_name(name: str, frame: pd.DataFrame) -> str:
+    """Return a name that no column of a table bears: this one, or one that begins with it."""
+    while name in frame.columns:
+        name += "_"
+    return name

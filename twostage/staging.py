@@ -33,7 +33,7 @@ from twostage.rows import TrainingRows
 from twostage.seen import SeenRows
 from twostage.sources import blocks_from_files, check_usable
 from twostage.splits import covering_folds, holdout
-from twostage.staged import Scorer, StagedModel, StagingSettings, scores_of
+from twostage.staged import Scorer, StagedModel, StagingSettings, free_name, scores_of
 from twostage.store.store import EmbeddingStore
 from twostage.table.roles import NUMERIC, Column
 from twostage.targets import Target
@@ -318,13 +318,6 @@ class _Work:
             scorers=list(scorers),
             score_names=dict(score_names or {}),
         )
-
-
-def free_name(name: str, frame: pd.DataFrame) -> str:
-    """Return a name that no column of a table bears: this one, or one that begins with it."""
-    while name in frame.columns:
-        name += "_"
-    return name
 
 
 def _as_table(
