@@ -15,7 +15,10 @@ from click.testing import CliRunner, Result
 from keras import layers
 from PIL import Image
 from sklearn.base import clone
-from sklearn.model_selection import GridSearchCV, GroupKFold
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV, GroupKFold, cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from twostage import TwoStageClassifier, TwoStageRegressor, finetuning, load_model, staging
 from twostage.backbones.tuned import LinearTop, TunedBackbone
@@ -155,6 +158,7 @@ def test_a_model_read_back_predicts_the_same_without_the_cache(
     finally:
         (clinic.cache / "hidden").rename(hidden)
     assert back.model_.staging == model.model_.staging
+    assert back.model_.settings == model.model_.settings
     assert back.get_params()["finetune"] == mode
     assert back.get_params()["finetuning"]["n_folds"] == 2
     assert back.get_params()["backbone"] == str(clinic.folder / "small.keras")
@@ -356,6 +360,17 @@ def test_a_changed_file_of_a_staged_model_is_refused(
         read_model(tmp_path / "model")
 
 
+def test_a_damaged_backbone_of_the_cache_is_tuned_anew(clinic: Clinic, tmp_path: Path) -> None:
+    model = clinic.estimator("holdout").set_params(cache_dir=tmp_path)
+    proba = model.fit(clinic.X, clinic.y, groups=clinic.patients).predict_proba(clinic.X)
+    tuned = backbone_of(model.model_.parts[0].backbone)
+    (tuned.folder / "top.npz").write_bytes(b"nothing")
+    assert not tuned.is_whole()
+    model.fit(clinic.X, clinic.y, groups=clinic.patients)
+    assert backbone_of(model.model_.parts[0].backbone).is_whole()
+    np.testing.assert_array_equal(model.predict_proba(clinic.X), proba)
+
+
 def test_a_model_whose_backbones_are_gone_is_not_saved(clinic: Clinic, tmp_path: Path) -> None:
     model = clinic.fitted("holdout")
     model.model_.parts[0].backbone["weights"] = str(tmp_path / "backbone.keras")
@@ -434,3 +449,41 @@ def test_a_store_can_not_serve_several_backbones(run: Any, models: Models, tmp_p
     )
     assert result.exit_code == 2
     assert "has 2 backbones, and a store holds embeddings by one. Give --images" in result.stderr
+
+
+@pytest.mark.slow
+def test_embeddings_tell_labels_of_rows_that_were_seen_and_of_no_others(tmp_path: Path) -> None:
+    """Of noise there is nothing to learn: what is found was memorised."""
+    n = 120
+    rng = np.random.default_rng(0)
+    for number in range(n):
+        save_pixels(tmp_path / f"{number}.png", rng.integers(0, 256, (SIZE, SIZE, 3)))
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((SIZE, SIZE, 3))
+    x = layers.Rescaling(1 / 127.5, offset=-1)(inputs)
+    x = layers.Conv2D(8, 3, strides=2, activation="relu")(x)
+    x = layers.Dense(32, activation="relu")(layers.Flatten()(x))
+    keras.Model(inputs, x).save(tmp_path / "small.keras")
+    X = pd.DataFrame({"photo": [f"{number}.png" for number in range(n)]})
+    y = np.arange(n) % 2
+    found = {}
+    for mode in ("naive", "crossfit"):
+        model = TwoStageClassifier(
+            "photo",
+            "linear",
+            finetune=mode,
+            finetuning=QUICK | {"epochs": 8, "learning_rate": 1e-3},
+            backbone=tmp_path / "small.keras",
+            engine="keras",
+            image_root=tmp_path,
+            cache_dir=tmp_path / "cache",
+        ).fit(X, y)
+        scores = []
+        for part in model.model_.parts:  # as stage two would cross-validate itself
+            block = model._look(X, part.backbone)[0]["photo"]
+            rows = [h[0] in hashes_in(part) for h in block.content_hashes]
+            head = make_pipeline(StandardScaler(), LogisticRegression(C=0.01))
+            scores += list(cross_val_score(head, block.matrix[rows], y[rows], scoring="roc_auc"))
+        found[mode] = np.mean(scores)
+    assert found["naive"] > 0.8
+    assert 0.35 < found["crossfit"] < 0.65

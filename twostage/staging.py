@@ -14,6 +14,7 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ import pandas as pd
 from twostage.backbones.spec import BackboneSettings, BackboneSpec
 from twostage.backbones.tuned import TunedBackbone, find_tuned
 from twostage.cache import place_for_backbone
-from twostage.errors import DataError
+from twostage.errors import BackboneError, DataError
 from twostage.extraction import ExtractionOptions
 from twostage.finetuning import NOBODY, Progress, finetune
 from twostage.fingerprint import hash_file, hash_json
@@ -220,8 +221,8 @@ class _Work:
         images, settings = staging.images, staging.settings
         log.info("Backbone %s: to be tuned on %s rows ...", number or "1 of 1", f"{len(rows):,}")
         with place_for_backbone(self._key_of(rows, target), images.cache_dir) as folder:
-            tuned = find_tuned(folder)
-            if tuned is not None and tuned.is_whole():
+            tuned = _kept(folder)
+            if tuned is not None:
                 log.info("It was tuned on these rows before.")
             else:
                 table, label, group = _as_table(rows, target, settings)
@@ -318,6 +319,15 @@ class _Work:
             scorers=list(scorers),
             score_names=dict(score_names or {}),
         )
+
+
+def _kept(folder: Path) -> TunedBackbone | None:
+    """Return the backbone in a folder of the cache; None if there is none, or it is damaged."""
+    try:
+        tuned = find_tuned(folder)
+    except BackboneError:
+        return None
+    return tuned if tuned is not None and tuned.is_whole() else None
 
 
 def _as_table(

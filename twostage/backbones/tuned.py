@@ -111,9 +111,11 @@ class TunedBackbone:
 
     def is_whole(self) -> bool:
         """Whether its files are those that were written."""
-        digests = self.record["digests"]
-        files = {name: self.folder / name for name in (NETWORK, SEEN, TOP)}
-        return all(f.is_file() and hash_file(f) == digests.get(name) for name, f in files.items())
+        digests: dict[str, str] = self.record["digests"]
+        files = ((self.folder / name, digest) for name, digest in digests.items())
+        return {NETWORK, TOP} <= set(digests) and all(
+            file.is_file() and hash_file(file) == digest for file, digest in files
+        )
 
     @property
     def network(self) -> Path:
