@@ -1,5 +1,6 @@
 """Tuning inside fit: no second stage learns from a row by what has seen its label."""
 
+import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from sklearn.preprocessing import StandardScaler
 from twostage import TwoStageClassifier, TwoStageRegressor, finetuning, load_model, staging
 from twostage.backbones.tuned import LinearTop, TunedBackbone
 from twostage.cache import cached_backbones, clear_backbones, place_for_backbone
+from twostage.cli.fit import _record, describe
 from twostage.cli.main import main
 from twostage.errors import DataError, ModelError, StoreError, UsageError
 from twostage.fitted import FittedModel
@@ -439,6 +441,15 @@ def test_the_command_scores_on_rows_that_neither_stage_saw_and_saves_a_whole_mod
     )
     assert predicted.exit_code == 0, predicted.output
     assert len(pd.read_parquet(tmp_path / "P.parquet")) == N
+
+
+def test_the_summary_is_json_and_words(models: Models) -> None:
+    record = json.loads(json.dumps(_record(models["crossfit"].model_, "M")))
+    assert (record["finetune"], record["n_tuned"]) == ("crossfit", [24, 24])
+    assert record["finetuning"]["epochs"] == 1
+    told = describe(models["oof-scores"].model_, "M")
+    assert "2 of small.keras, tuned on 24 and 24 rows, gave the others their scores (1 c" in told
+    assert "same rows (finetune naive)" in describe(models["naive"].model_, "M")
 
 
 def test_a_store_can_not_serve_several_backbones(run: Any, models: Models, tmp_path: Path) -> None:

@@ -369,6 +369,8 @@ class _TwoStage(BackboneParameters, BaseEstimator):
         seen = SeenRows() if store is None else store.seen
         if isinstance(model, StagedModel):
             seen = model.seen
+            if seen.group_column not in frame.columns:  # groups were given to fit beside X
+                seen = replace(seen, groups=frozenset())
         return tell_seen(rows, model.settings, seen)
 
     def _to_frame(self, X: Any, is_fit: bool) -> pd.DataFrame:
