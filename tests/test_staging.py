@@ -362,6 +362,31 @@ def test_a_changed_file_of_a_staged_model_is_refused(
         read_model(tmp_path / "model")
 
 
+def test_what_the_parent_has_seen_is_in_neither_stage(clinic: Clinic, tmp_path: Path) -> None:
+    table = clinic.X.assign(state=clinic.y, patient=clinic.patients)
+    folder, how = tmp_path / "tuned", {name: QUICK[name] for name in ("epochs", "batch_size")}
+    finetuning.finetune(
+        clinic.folder,
+        folder,
+        table=table[:16],
+        target="state",
+        image_columns="photo",
+        group="patient",
+        holdout=0,
+        backbone=clinic.folder / "small.keras",
+        **how,
+    )
+    model = clinic.estimator("crossfit").set_params(backbone=folder)
+    with pytest.warns(UserWarning, match="16 of 48 rows, or their groups, had been seen"):
+        model.fit(clinic.X, clinic.y, groups=clinic.patients)
+    assert model.model_.n_seen == 16
+    assert sum(model.model_.n_tuned) == N - 16
+    before = TunedBackbone.in_folder(folder).seen()
+    assert not before.content_hashes & hashes_in(model.model_)
+    assert before.content_hashes < model.model_.seen.content_hashes
+    assert len(model.model_.seen.content_hashes) == N
+
+
 def test_a_damaged_backbone_of_the_cache_is_tuned_anew(clinic: Clinic, tmp_path: Path) -> None:
     model = clinic.estimator("holdout").set_params(cache_dir=tmp_path)
     proba = model.fit(clinic.X, clinic.y, groups=clinic.patients).predict_proba(clinic.X)

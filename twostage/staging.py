@@ -226,7 +226,7 @@ class _Work:
                 log.info("It was tuned on these rows before.")
             else:
                 table, label, group = _as_table(rows, target, settings)
-                finetune(
+                done = finetune(
                     images.folder,
                     folder,
                     table=table,
@@ -242,7 +242,11 @@ class _Work:
                     progress=images.progress,
                     **asdict(staging.how.tuning),
                 )
+                if done.stopped:
+                    log.info("Ended early: %s.", done.stopped)
                 tuned = TunedBackbone.in_folder(folder)
+        if tuned.record["training"]["best_epoch"] == 0:
+            log.info("No epoch was better than the backbone as it came: it stays that.")
         return tuned
 
     def _key_of(self, rows: TrainingRows, target: Target) -> str:
