@@ -24,7 +24,8 @@ FLOORS = [
     ["cache", "encoding"],
     ["members", "sources", "finetuning"],
     ["blending", "tuning", "fitted"],
-    ["fitting", "model", "embedder"],
+    ["fitting", "staged", "embedder"],
+    ["model", "staging"],
     ["estimator"],
     ["cli"],
 ]

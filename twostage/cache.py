@@ -3,20 +3,25 @@
 import os
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from twostage.backbones.spec import BackboneSettings, BackboneSpec
 from twostage.errors import StoreError
 from twostage.extraction import ExtractionOptions, embed_files
-from twostage.folders import cache_folder, conversions
+from twostage.folders import backbones_folder, cache_folder, conversions
 from twostage.images.references import Reference
 from twostage.store.files import delete_files
 from twostage.store.locking import locked
 from twostage.store.store import EmbeddingStore
 
 _NAME = re.compile(r"[a-z0-9_]+-[0-9a-f]{32}")
+_TUNED = "tuned-{key}"
+_OF_TUNED = re.compile(r"(?:_tmp-|_old-)?(tuned-[0-9a-f]{32})(?:[.-].*)?")  # with what is beside it
 
 
 @dataclass(frozen=True)
@@ -40,7 +45,7 @@ class CachedStore:
 
 @dataclass(frozen=True)
 class CachedNetwork:
-    """One converted network of the cache.
+    """One network of the cache, converted or tuned.
 
     Attributes
     ----------
@@ -112,6 +117,82 @@ def clear_networks() -> list[CachedNetwork]:
     for folder in conversions():
         shutil.rmtree(folder, ignore_errors=True)
     return cleared
+
+
+@contextmanager
+def place_for_backbone(key: str, cache_dir: str | os.PathLike[str] | None = None) -> Iterator[Path]:
+    """Yield the folder of a tuned backbone, which may not exist; others that want it wait.
+
+    Parameters
+    ----------
+    key : str
+        Digest of what makes it what it is.
+    cache_dir : path-like, optional
+        See `twostage.folders.cache_folder`.
+
+    Raises
+    ------
+    StoreError
+        If the cache can't be written.
+    """
+    folder = backbones_folder(cache_dir).absolute() / _TUNED.format(key=key)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(_lock_of(folder))
+        lock.acquire()
+    except OSError as error:
+        raise StoreError(f"Can't write the cache '{folder.parent}': {error.strerror}.") from error
+    try:
+        yield folder
+    finally:
+        lock.release()
+
+
+def cached_backbones(cache_dir: str | os.PathLike[str] | None = None) -> list[CachedNetwork]:
+    """List the tuned backbones that the cache holds, each with what is unfinished of it."""
+    parts = _parts_of_tuned(cache_dir).items()
+    return [CachedNetwork(name, sum(map(_size_of, paths))) for name, paths in parts]
+
+
+def clear_backbones(cache_dir: str | os.PathLike[str] | None = None) -> list[CachedNetwork]:
+    """Delete the tuned backbones, and list what they were.
+
+    Raises
+    ------
+    StoreError
+        If one is being tuned.
+    """
+    cleared = cached_backbones(cache_dir)
+    for name, paths in _parts_of_tuned(cache_dir).items():
+        lock = FileLock(_lock_of(backbones_folder(cache_dir) / name), timeout=0)
+        try:
+            with lock:
+                for path in paths:
+                    shutil.rmtree(path, ignore_errors=True)
+        except Timeout:
+            raise StoreError(
+                f"Backbone '{name}' of the cache is being tuned. Wait for that to end, or stop it."
+            ) from None
+    return cleared
+
+
+def _lock_of(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.lock")
+
+
+def _parts_of_tuned(cache_dir: str | os.PathLike[str] | None) -> dict[str, list[Path]]:
+    """Return by the name of each tuned backbone the folders that belong to it."""
+    folder = backbones_folder(cache_dir)
+    parts: dict[str, list[Path]] = {}
+    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+        match = _OF_TUNED.fullmatch(path.name)
+        if match and path.is_dir():
+            parts.setdefault(match[1], []).append(path)
+    return parts
+
+
+def _size_of(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
 def _folders(cache: Path) -> list[Path]:

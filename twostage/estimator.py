@@ -1,5 +1,6 @@
 """scikit-learn estimators over the same code as the command line."""
 
+import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -29,12 +30,15 @@ from twostage.embedder import (
     warn_of_errors,
 )
 from twostage.errors import DataError, UsageError
-from twostage.fitted import FitSettings, FittedModel
+from twostage.extraction import ExtractionOptions
+from twostage.fitted import FitSettings
 from twostage.fitting import (
+    Learner,
+    StageTwo,
     check_heads,
     check_weights,
-    fit_model,
     split_groups,
+    tell_roles,
     tell_seen,
     training_rows,
     warn_of_lost_classes,
@@ -45,6 +49,8 @@ from twostage.joins import ImageBlock
 from twostage.model import read_model, write_model
 from twostage.rows import TrainingRows
 from twostage.seen import SeenRows
+from twostage.staged import NAIVE, AnyModel, StagedModel, StagingSettings, free_name
+from twostage.store.store import EmbeddingStore
 from twostage.table.roles import LIKE_AN_ID, RoleOverrides
 from twostage.targets import Target, prepare_target
 
@@ -54,7 +60,7 @@ _ROLES = ("numeric", "categorical", "date", "text", "vector", "ignore")
 class _TwoStage(BackboneParameters, BaseEstimator):
     """What the classifier and the regressor share."""
 
-    model_: FittedModel
+    model_: AnyModel
     _task: str
 
     def __init__(
@@ -78,6 +84,8 @@ class _TwoStage(BackboneParameters, BaseEstimator):
         class_weight: Mapping[Any, float] | str | None = None,
         log_target: bool = False,
         allow_seen: bool = False,
+        finetune: str | None = None,
+        finetuning: Mapping[str, Any] | None = None,
         backbone: PathLike = "mobilenet_v2",
         weights: str | None = None,
         layer: str | None = None,
@@ -113,6 +121,8 @@ class _TwoStage(BackboneParameters, BaseEstimator):
         self.class_weight = class_weight
         self.log_target = log_target
         self.allow_seen = allow_seen
+        self.finetune = finetune
+        self.finetuning = finetuning
         self.backbone = backbone
         self.weights = weights
         self.layer = layer
@@ -140,7 +150,7 @@ class _TwoStage(BackboneParameters, BaseEstimator):
         return self
 
     def fit(self, X: Any, y: Any, *, groups: Any = None, sample_weight: Any = None) -> Self:
-        """Embed the images, and learn encoders and head.
+        """Embed the images, and learn encoders and head; with ``finetune`` the backbone first.
 
         Parameters
         ----------
@@ -152,7 +162,8 @@ class _TwoStage(BackboneParameters, BaseEstimator):
         groups : array of shape (n_rows,), optional
             Rows of one group stay together in all inner splits.
         sample_weight : array of shape (n_rows,), optional
-            Weights of the rows; those of weight 0 are left out.
+            Weights of the rows, for the head and its encoders: a backbone is tuned on all rows
+            alike. Those of weight 0 are left out of both.
 
         Raises
         ------
@@ -164,6 +175,7 @@ class _TwoStage(BackboneParameters, BaseEstimator):
         target = self._prepare_target(values)
         settings = self._settings(frame, values, is_table=is_table(X))
         check_heads(settings, target)
+        staging = self._staging(settings)
         if groups is not None:
             groups = column_or_1d(groups, dtype=object)
             check_consistent_length(frame, groups)
@@ -186,10 +198,11 @@ class _TwoStage(BackboneParameters, BaseEstimator):
         kept = without_seen(is_seen, settings, seen)
         warn_of_lost_classes(target, kept)
         _warn_of_seen(is_seen, settings)
-        model = fit_model(rows.take(kept), target.take(kept), settings)
+        learner = self._learner(settings, staging, store)
+        rows, target = rows.take(kept), target.take(kept)
+        model = learner.fit(rows, target, tell_roles(rows.frame, settings))
         _warn_of_ids(model)
-        backbone = None if store is None else store.spec
-        self._adopt(replace(model, backbone=backbone, n_seen=int(is_seen.sum())))
+        self._adopt(replace(model, n_seen=int(is_seen.sum())))
         return self
 
     def predict(self, X: Any) -> np.ndarray:
@@ -253,8 +266,49 @@ class _TwoStage(BackboneParameters, BaseEstimator):
     def _prepare_target(self, values: pd.Series) -> Target:
         return prepare_target(values, self._task, log_target=self.log_target)
 
-    def _adopt(self, model: FittedModel) -> None:
+    def _adopt(self, model: AnyModel) -> None:
         self.model_ = model
+
+    def _staging(self, settings: FitSettings) -> StagingSettings | None:
+        """Return how backbones are tuned, if they are."""
+        if self.finetune is None:
+            if self.finetuning:
+                raise UsageError(
+                    "finetuning has settings of a backbone's tuning, and finetune is None. Give "
+                    "finetune, or leave finetuning out."
+                )
+            return None
+        how = StagingSettings.chosen(
+            self.finetune,
+            self.finetuning,
+            {"random_state": settings.random_state}
+            | ({"class_weight": "balanced"} if settings.class_weight == "balanced" else {}),
+        )
+        if not settings.image_columns or settings.features == "table":
+            raise UsageError(
+                f"finetune={self.finetune!r} tunes a backbone on images, and there are none: give "
+                "image_columns, and features other than 'table'; or leave finetune out."
+            )
+        if self.finetune == "naive":
+            warnings.warn(NAIVE, stacklevel=3)
+        return how
+
+    def _learner(
+        self, settings: FitSettings, how: StagingSettings | None, store: EmbeddingStore | None
+    ) -> Learner[Any]:
+        """Return what learns from rows."""
+        spec = None if store is None else store.spec
+        if how is None or spec is None:
+            return StageTwo(settings, spec)
+        from twostage.staging import ImageSource, Staging  # what trains needs Keras
+
+        images = ImageSource(
+            self.image_root or os.curdir,
+            self._backbone_settings(),
+            ExtractionOptions(self.batch_size, self.workers, self.device),
+            self.cache_dir,
+        )
+        return Staging(how, settings, images, spec)
 
     def _settings(self, frame: pd.DataFrame, values: pd.Series, is_table: bool) -> FitSettings:
         images = self.image_columns
@@ -289,27 +343,35 @@ class _TwoStage(BackboneParameters, BaseEstimator):
         }
         return {name: wish for name, wish in wishes.items() if wish is not None}
 
-    def _inputs(self, X: Any) -> tuple[pd.DataFrame, dict[str, ImageBlock]]:
+    def _inputs(self, X: Any) -> tuple[pd.DataFrame, Any]:
         frame = self._to_frame(X, is_fit=False)
-        if self.model_.backbone is None:
-            return frame, {}
-        spec = BackboneSpec.from_dict(self.model_.backbone, "the model")
+        images: Any = self.model_.look(lambda spec: self._look(frame, spec)[0])
+        warn_of_errors(self.model_.blocks_in(images))
+        return frame, images
+
+    def _look(
+        self, frame: pd.DataFrame, spec: dict[str, Any]
+    ) -> tuple[dict[str, ImageBlock], EmbeddingStore | None]:
+        """Return the embeddings of rows by a backbone of the model."""
+        wanted = BackboneSpec.from_dict(spec, "the model")
         pooling = self.model_.settings.image_pooling
-        blocks, _ = self._blocks(frame, list(self.model_.dims), spec, pooling)
-        warn_of_errors(blocks)
-        return frame, blocks
+        return self._blocks(frame, list(self.model_.dims), wanted, pooling)
 
     def _seen_in(self, X: Any) -> np.ndarray:
         """Tell the rows that a tuned backbone was trained on."""
         frame = self._to_frame(X, is_fit=False)
-        if self.model_.backbone is None:
+        model = self.model_
+        if not model.backbones:
             return np.zeros(len(frame), bool)
-        spec = BackboneSpec.from_dict(self.model_.backbone, "the model")
-        blocks, store = self._blocks(frame, list(self.model_.dims), spec)
-        rows = TrainingRows(
-            frame, blocks, np.zeros(len(frame)), None, split_groups(blocks, (), len(frame))
-        )
-        return tell_seen(rows, self.model_.settings, SeenRows() if store is None else store.seen)
+        blocks, store = self._look(frame, model.backbones[0])
+        groups = split_groups(blocks, (), len(frame))
+        rows = TrainingRows(frame, blocks, np.zeros(len(frame)), None, groups)
+        seen = SeenRows() if store is None else store.seen
+        if isinstance(model, StagedModel):
+            seen = model.seen
+            if seen.group_column not in frame.columns:  # groups were given to fit beside X
+                seen = replace(seen, groups=frozenset())
+        return tell_seen(rows, model.settings, seen)
 
     def _to_frame(self, X: Any, is_fit: bool) -> pd.DataFrame:
         """Check X and return it as a DataFrame whose columns are named by strings."""
@@ -336,7 +398,7 @@ class _TwoStage(BackboneParameters, BaseEstimator):
         check_consistent_length(frame, values)
         if values.dtype.kind == "f":
             assert_all_finite(values.to_numpy(), allow_nan=True, input_name="y")
-        return values.rename(_free_name(str(values.name or "target"), frame))
+        return values.rename(free_name(str(values.name or "target"), frame))
 
 
 class TwoStageClassifier(ClassifierMixin, _TwoStage):
@@ -381,6 +443,19 @@ class TwoStageClassifier(ClassifierMixin, _TwoStage):
     allow_seen : bool, default=False
         Whether to train on rows whose label, or whose group's label, a tuned backbone was trained
         on; they are left out otherwise, with a warning, and `score` leaves them out in any case.
+    finetune : {None, "holdout", "crossfit", "oof-scores", "naive"}, default=None
+        Whether the backbone is tuned on the rows of `fit`, and by which split of them, so that the
+        head learns from no row by what has seen its label. "holdout" tunes it on half of the rows,
+        and the head learns from the others; "crossfit" does that both ways round and averages the
+        predictions; "oof-scores" tunes backbones on all rows but a fold, which give the fold's
+        rows scores for the head to see beside the embeddings; "naive" uses all rows for both, to
+        be compared with. Each backbone is tuned once and kept in the cache: a search over the
+        head's settings tunes none anew. The cache must stay: use `save` for a model that brings
+        its backbones along.
+    finetuning : dict, optional
+        How: fields of `twostage.training.settings.TuningSettings`, such as ``{"epochs": 5}``, and
+        ``share``, of the rows that "holdout" tunes on, and ``n_folds`` of "oof-scores". Of a
+        ``class_weight`` "balanced" stage one takes note too, unless it is told otherwise.
     backbone, weights, layer, pooling, image_size, resize, image_root, engine, \
 precision, preprocessing, batch_size, workers, device, cache_dir
         See `ImageEmbedder`.
@@ -393,8 +468,9 @@ precision, preprocessing, batch_size, workers, device, cache_dir
     ----------
     classes_ : array of shape (n_classes,)
         Class labels, sorted.
-    model_ : twostage.fitted.FittedModel
-        Encoders, heads and their weights, columns and their roles.
+    model_ : twostage.fitted.FittedModel or twostage.staged.StagedModel
+        Encoders, heads and their weights, columns and their roles; with ``finetune`` one of those
+        for each backbone that was tuned.
     n_features_in_ : int
         Number of columns.
     feature_names_in_ : array of str
@@ -450,7 +526,7 @@ precision, preprocessing, batch_size, workers, device, cache_dir
             check_classification_targets(values.to_numpy())
         return super()._prepare_target(values)
 
-    def _adopt(self, model: FittedModel) -> None:
+    def _adopt(self, model: AnyModel) -> None:
         super()._adopt(model)
         self.classes_ = model.classes
 
@@ -548,8 +624,12 @@ def load_model(
         random_state=settings.random_state,
         n_jobs=settings.n_jobs,
     )
-    if model.backbone is not None:
-        asked = BackboneSpec.from_dict(model.backbone, path).parameters()
+    backbone = model.backbones[0] if model.backbones else None
+    if isinstance(model, StagedModel):
+        backbone = model.parent
+        estimator.set_params(finetune=model.staging.mode, finetuning=model.staging.options())
+    if backbone is not None:
+        asked = BackboneSpec.from_dict(backbone, path).parameters()
         chosen = {name: asked[name] for name in asked if name in estimator.get_params(deep=False)}
         estimator.set_params(**chosen | {"random_state": settings.random_state})
     estimator._adopt(model)
@@ -558,13 +638,6 @@ def load_model(
 
 def _names(columns: Any) -> tuple[str, ...]:
     return (columns,) if isinstance(columns, str) else tuple(str(name) for name in columns)
-
-
-def _free_name(name: str, frame: pd.DataFrame) -> str:
-    """Return a name for the target that no column of the features bears."""
-    while name in frame.columns:
-        name += "_"
-    return name
 
 
 def _warn_of_seen(is_seen: np.ndarray, settings: FitSettings) -> None:
@@ -577,7 +650,7 @@ def _warn_of_seen(is_seen: np.ndarray, settings: FitSettings) -> None:
         )
 
 
-def _warn_of_ids(model: FittedModel) -> None:
+def _warn_of_ids(model: AnyModel) -> None:
     for column in model.columns:
         if column.reason == LIKE_AN_ID:
             warnings.warn(

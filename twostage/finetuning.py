@@ -23,7 +23,7 @@ from sklearn.utils.class_weight import compute_sample_weight
 from twostage.backbones.devices import DEVICES
 from twostage.backbones.lazy import LazyBackbone
 from twostage.backbones.spec import BackboneSettings
-from twostage.backbones.tuned import HISTORY, PLOT, check_destination, write_tuned
+from twostage.backbones.tuned import HISTORY, PLOT, LinearTop, check_destination, write_tuned
 from twostage.errors import DataError, FinetuningError, UsageError
 from twostage.fingerprint import hash_json
 from twostage.labelled import LabelledImages, load_labelled
@@ -35,7 +35,7 @@ from twostage.targets import Target, prepare_target
 from twostage.training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from twostage.training.data import Examples, in_batches
 from twostage.training.settings import TuningSettings
-from twostage.training.top import LinearTop, linear_tops
+from twostage.training.top import linear_tops
 
 if TYPE_CHECKING:
     from twostage.training.blocks import BlockedNetwork
@@ -262,8 +262,9 @@ def finetune(
             "best_epoch": tuned.best_epoch,
             "settings": asdict(how),
         }
+        top = tuned.top.rescaled(lesson.mean, lesson.scale)
         files = _history_files(tuned.history, "r2" if truth.classes is None else "auc")
-        write_tuned(folder, tuned.model, engine.spec, origin, seen, files)
+        write_tuned(folder, tuned.model, engine.spec, origin, seen, top, files)
     return FinetuningSummary(
         backbone=str(output),
         parent=engine.spec.name,
@@ -321,6 +322,8 @@ class _Lesson:
         Images to learn from, to choose the epoch by, and not to look at.
     weights : float32 array of shape (n,)
         Of the images.
+    mean, scale : float
+        What was taken from values, and what they were then divided by.
     """
 
     pixels: np.ndarray
@@ -330,6 +333,8 @@ class _Lesson:
     validation: np.ndarray
     held_back: np.ndarray
     weights: np.ndarray
+    mean: float = 0.0
+    scale: float = 1.0
 
     @property
     def seen(self) -> np.ndarray:
@@ -359,6 +364,7 @@ class _Tuned:
     """A tuned network, and how it came about."""
 
     model: Any
+    top: LinearTop
     history: pd.DataFrame
     best_epoch: int
     n_blocks: int
@@ -393,15 +399,19 @@ def _lesson(
         tuning, held_back = (large, small) if share_held_back <= 0.5 else (small, large)
     train, validation = cut(tuning, _VALIDATION)
     y, n_classes = labelled.y, None if truth.classes is None else len(truth.classes)
+    mean, scale = 0.0, 1.0
     if n_classes is None:
         y = np.log(y) if log_target else y
-        y = (y - y[train].mean()) / (y[train].std() or 1.0)
+        mean, scale = float(y[train].mean()), float(y[train].std() or 1.0)
+        y = (y - mean) / scale
     else:
         _check_classes(y[train], truth)
     weights = np.ones(len(y), np.float32)
     if how.class_weight is not None:
         weights[train] = compute_sample_weight(how.class_weight, y[train])
-    return _Lesson(labelled.pixels, y, n_classes, train, validation, held_back, weights)
+    return _Lesson(
+        labelled.pixels, y, n_classes, train, validation, held_back, weights, mean, scale
+    )
 
 
 def _check_classes(y: np.ndarray, truth: Target) -> None:
@@ -465,6 +475,7 @@ def _tune(
     seconds = sum(row["seconds"] for row in history[1:])
     return _Tuned(
         model,
+        trainer.top(),
         pd.DataFrame(history),
         _best_epoch(history),
         len(network.blocks),

@@ -1,6 +1,6 @@
 """A fitted second stage: how it was asked for, what it learned, and how it predicts."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -17,6 +17,9 @@ from twostage.targets import TASKS
 
 _LARGEST_LOG = float(np.log(np.finfo(np.float64).max))
 FEATURES = ("both", "images", "table")
+
+Blocks = Mapping[str, ImageBlock]
+Embed = Callable[[dict[str, Any]], Blocks]  # rows by the backbone of a spec
 
 
 @dataclass(frozen=True)
@@ -135,8 +138,8 @@ class Holdout:
 
 
 @dataclass(frozen=True)
-class FittedModel:
-    """A fitted second stage: what it takes to turn rows and embeddings into predictions.
+class Predictor:
+    """What models predict, whatever they need to see of a row's images.
 
     Attributes
     ----------
@@ -144,6 +147,88 @@ class FittedModel:
         With the task decided.
     classes : array of shape (n_classes,) or None
         Class labels, for classification.
+    holdout : Holdout or None
+        A score of the same recipe on held-out rows.
+    n_seen : int
+        Rows given whose label, or whose group's label, a tuned backbone had seen: left out, unless
+        ``settings.allow_seen`` is set.
+    """
+
+    settings: FitSettings
+    classes: np.ndarray | None
+    holdout: Holdout | None = field(default=None, kw_only=True)
+    n_seen: int = field(default=0, kw_only=True)
+
+    @property
+    def is_classification(self) -> bool:
+        """Whether it predicts classes."""
+        return self.classes is not None
+
+    @property
+    def table_columns(self) -> list[str]:
+        """The table columns it needs."""
+        raise NotImplementedError
+
+    def predict_proba(self, frame: pd.DataFrame, images: Any) -> np.ndarray:
+        """Return class probabilities of shape (n_rows, n_classes), in the order of ``classes``."""
+        return self.outputs(frame, images)
+
+    def predict(self, frame: pd.DataFrame, images: Any) -> np.ndarray:
+        """Return class labels, or values in the target's unit, of shape (n_rows,)."""
+        if self.classes is not None:
+            return np.asarray(self.classes[self.predict_proba(frame, images).argmax(axis=1)])
+        values = self.outputs(frame, images)
+        # A line may run to values whose exponential is infinite.
+        return np.exp(np.minimum(values, _LARGEST_LOG)) if self.settings.log_target else values
+
+    def prediction_table(self, frame: pd.DataFrame, images: Any) -> pd.DataFrame:
+        """Return one row per row of ``frame``, in order.
+
+        Returns
+        -------
+        DataFrame
+            The image columns and the group as given, ``prediction``, ``proba_<class>`` for each
+            class, ``n_images``, ``error``. Predictions are missing where the model saw nothing:
+            it looks at images alone, and the row has none.
+        """
+        named = {*self.settings.image_columns, self.settings.group}
+        given = [name for name in frame.columns if name in named]
+        table: dict[str, Any] = {name: frame[name].to_numpy() for name in given}
+        if self.classes is None:
+            table["prediction"] = self.predict(frame, images)
+        else:
+            proba = self.predict_proba(frame, images)
+            table["prediction"] = self.classes[proba.argmax(axis=1)]
+            table |= {f"proba_{label}": proba[:, k] for k, label in enumerate(self.classes)}
+        used = list(self.blocks_in(images).values())
+        table["n_images"] = sum((b.n_images for b in used), np.zeros(len(frame), np.int64))
+        if not self.table_columns:
+            table = _without_guesses(table, table["n_images"] == 0)
+        errors = zip(*(block.errors for block in used), strict=True)
+        table["error"] = [_joined(row) for row in errors] or [None] * len(frame)
+        return pd.DataFrame(table).astype({"error": "string"})
+
+    def outputs(self, frame: pd.DataFrame, images: Any) -> np.ndarray:
+        """Return class probabilities, or values as they were learned."""
+        raise NotImplementedError
+
+    def look(self, embed: Embed) -> Any:
+        """Return what it needs to see of the images of rows that ``embed`` embeds."""
+        raise NotImplementedError
+
+    def blocks_in(self, images: Any) -> Blocks:
+        """Return which images rows have, of what `look` gave: the same for all its backbones."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class FittedModel(Predictor):
+    """A fitted second stage: what it takes to turn rows and embeddings into predictions.
+
+    Attributes
+    ----------
+    settings, classes, holdout, n_seen
+        See `Predictor`.
     columns : list of Column
         The table's columns and their roles.
     members : list of Member
@@ -158,15 +243,8 @@ class FittedModel:
         ``content_hash`` (list), ``group`` and ``row_digest`` of each of those.
     backbone : dict or None
         The spec of the backbone that made the embeddings.
-    holdout : Holdout or None
-        A score of the same recipe on held-out rows.
-    n_seen : int
-        Rows given whose label, or whose group's label, a tuned backbone had seen: left out, unless
-        ``settings.allow_seen`` is set.
     """
 
-    settings: FitSettings
-    classes: np.ndarray | None
     columns: list[Column]
     members: list[Member]
     weights: list[float]
@@ -174,61 +252,31 @@ class FittedModel:
     n_rows: int
     trained_on: pd.DataFrame
     backbone: dict[str, Any] | None = None
-    holdout: Holdout | None = None
-    n_seen: int = 0
 
     @property
-    def is_classification(self) -> bool:
-        """Whether it predicts classes."""
-        return self.classes is not None
+    def backbones(self) -> list[dict[str, Any]]:
+        """The specs of the backbones that it needs embeddings of."""
+        return [self.backbone] if self.dims and self.backbone is not None else []
 
     @property
     def table_columns(self) -> list[str]:
         """The table columns it needs."""
         return [column.name for column in self.columns if column.role != IGNORED]
 
-    def predict_proba(self, frame: pd.DataFrame, blocks: Mapping[str, ImageBlock]) -> np.ndarray:
-        """Return class probabilities of shape (n_rows, n_classes), in the order of ``classes``."""
-        return self._outputs(frame, blocks)
+    @property
+    def parts(self) -> "list[FittedModel]":
+        """The second stages whose predictions are averaged: itself."""
+        return [self]
 
-    def predict(self, frame: pd.DataFrame, blocks: Mapping[str, ImageBlock]) -> np.ndarray:
-        """Return class labels, or values in the target's unit, of shape (n_rows,)."""
-        if self.classes is not None:
-            return np.asarray(self.classes[self.predict_proba(frame, blocks).argmax(axis=1)])
-        values = self._outputs(frame, blocks)
-        # A line may run to values whose exponential is infinite.
-        return np.exp(np.minimum(values, _LARGEST_LOG)) if self.settings.log_target else values
+    def look(self, embed: Embed) -> Blocks:
+        """Return the embeddings of rows."""
+        return embed(self.backbones[0]) if self.backbones else {}
 
-    def prediction_table(
-        self, frame: pd.DataFrame, blocks: Mapping[str, ImageBlock]
-    ) -> pd.DataFrame:
-        """Return one row per row of ``frame``, in order.
+    def blocks_in(self, images: Blocks) -> Blocks:
+        """Return the embeddings, which are all it looks at."""
+        return images
 
-        Returns
-        -------
-        DataFrame
-            The image columns and the group as given, ``prediction``, ``proba_<class>`` for each
-            class, ``n_images``, ``error``. Predictions are missing where the model saw nothing:
-            it looks at images alone, and the row has none.
-        """
-        named = {*self.settings.image_columns, self.settings.group}
-        given = [name for name in frame.columns if name in named]
-        table: dict[str, Any] = {name: frame[name].to_numpy() for name in given}
-        if self.classes is None:
-            table["prediction"] = self.predict(frame, blocks)
-        else:
-            proba = self.predict_proba(frame, blocks)
-            table["prediction"] = self.classes[proba.argmax(axis=1)]
-            table |= {f"proba_{label}": proba[:, k] for k, label in enumerate(self.classes)}
-        used = list(blocks.values())
-        table["n_images"] = sum((b.n_images for b in used), np.zeros(len(frame), np.int64))
-        if not self.table_columns:
-            table = _without_guesses(table, table["n_images"] == 0)
-        errors = zip(*(block.errors for block in used), strict=True)
-        table["error"] = [_joined(row) for row in errors] or [None] * len(frame)
-        return pd.DataFrame(table).astype({"error": "string"})
-
-    def _outputs(self, frame: pd.DataFrame, blocks: Mapping[str, ImageBlock]) -> np.ndarray:
+    def outputs(self, frame: pd.DataFrame, images: Blocks) -> np.ndarray:
         """Return the weighted mean of what the members predict."""
         missing = [name for name in self.table_columns if name not in frame.columns]
         if missing:
@@ -237,7 +285,7 @@ class FittedModel:
                 f"{'it' if len(missing) == 1 else 'them'}."
                 f"{did_you_mean(missing[0], (str(name) for name in frame.columns))}"
             )
-        used = {name: blocks[name] for name in self.dims}
+        used = {name: images[name] for name in self.dims}
         pairs = zip(self.weights, self.members, strict=True)
         return np.asarray(sum(weight * member.predict(frame, used) for weight, member in pairs))
 

@@ -2,8 +2,8 @@
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -11,7 +11,7 @@ from sklearn.utils.class_weight import compute_sample_weight
 
 from twostage.blending import blend_weights
 from twostage.errors import DataError, UsageError, listed
-from twostage.fitted import FitSettings, FittedModel, Holdout
+from twostage.fitted import FitSettings, FittedModel, Holdout, Predictor
 from twostage.heads import Task, heads_of, name_of
 from twostage.images.references import EXTENSIONS
 from twostage.joins import ImageBlock
@@ -30,6 +30,44 @@ from twostage.tuning import check_tunable, tuned
 log = logging.getLogger("twostage")
 
 NOTHING_SEEN = SeenRows()
+Model = TypeVar("Model", bound=Predictor)
+
+
+class Learner(Protocol[Model]):
+    """What is fitted twice: on a part of the rows for the score, then on all of them."""
+
+    def fit(self, rows: TrainingRows, target: Target, columns: Sequence[Column]) -> Model:
+        """Learn from rows, whose ``blocks`` are their embeddings by the backbone as it came."""
+        ...
+
+    def images_of(self, rows: TrainingRows, model: Model) -> Any:
+        """Return what a model needs to see of the images of rows."""
+        ...
+
+
+@dataclass(frozen=True)
+class StageTwo:
+    """Learns encoders and heads, from embeddings that are there.
+
+    Attributes
+    ----------
+    settings : FitSettings
+        How.
+    backbone : dict or None
+        The spec of the backbone that made the embeddings, for the model to remember.
+    """
+
+    settings: FitSettings
+    backbone: dict[str, Any] | None = None
+
+    def fit(self, rows: TrainingRows, target: Target, columns: Sequence[Column]) -> FittedModel:
+        """Learn from rows."""
+        model = fit_model(rows, target, self.settings, columns)
+        return replace(model, backbone=self.backbone if model.dims else None)
+
+    def images_of(self, rows: TrainingRows, model: FittedModel) -> Mapping[str, ImageBlock]:
+        """Return the embeddings of rows."""
+        return rows.blocks
 
 
 def check_table(frame: pd.DataFrame, settings: FitSettings) -> None:
@@ -187,7 +225,7 @@ def fit_model(
         weights=[weight for _, weight in chosen],
         dims={name: block.matrix.shape[1] for name, block in rows.blocks.items()},
         n_rows=len(kept),
-        trained_on=_trained_on(kept, columns),
+        trained_on=record_of(kept, columns),
     )
 
 
@@ -270,6 +308,26 @@ def fit_and_score(
     DataError
         As `without_seen` and `training_rows`.
     """
+    return score_and_fit(StageTwo(settings, backbone), frame, blocks, target, settings, seen)
+
+
+def score_and_fit(
+    learner: Learner[Model],
+    frame: pd.DataFrame,
+    blocks: Mapping[str, ImageBlock],
+    target: Target,
+    settings: FitSettings,
+    seen: SeenRows = NOTHING_SEEN,
+) -> Model:
+    """Score whatever learns as `fit_and_score` scores stage two: all that it does is in the fold.
+
+    Parameters
+    ----------
+    learner : Learner
+        What is fitted.
+    frame, blocks, target, settings, seen
+        As for `fit_and_score`.
+    """
     given: Iterable[Any] = frame[settings.group] if settings.group else ()
     rows = training_rows(frame, blocks, target, settings, given)
     is_seen = tell_seen(rows, settings, seen)
@@ -277,17 +335,13 @@ def fit_and_score(
     warn_of_lost_classes(target, kept)
     rows, target, is_seen, n_seen = rows.take(kept), target.take(kept), is_seen[kept], is_seen.sum()
     columns = tell_roles(rows.frame, settings)
-    score = _score_holdout(rows, target, settings, columns, is_seen)
-    model = fit_model(rows, target, settings, columns)
-    return replace(
-        model,
-        backbone=backbone if model.dims else None,
-        holdout=score,
-        n_seen=int(n_seen),
-    )
+    score = _score_holdout(learner, rows, target, settings, columns, is_seen)
+    model = learner.fit(rows, target, columns)
+    return replace(model, holdout=score, n_seen=int(n_seen))
 
 
 def _score_holdout(
+    learner: Learner[Any],
     rows: TrainingRows,
     target: Target,
     settings: FitSettings,
@@ -310,9 +364,10 @@ def _score_holdout(
     )
     train = np.union1d(train, np.flatnonzero(is_seen))
     log.info("Holding out %s of %s rows, to score ...", f"{len(test):,}", f"{len(rows):,}")
-    scored = fit_model(rows.take(train), target.take(train), settings, columns)
+    scored = learner.fit(rows.take(train), target.take(train), columns)
     held_out = rows.take(test)
-    scores = score_model(scored, held_out.frame, held_out.blocks, target.take(test), groups[test])
+    images = learner.images_of(held_out, scored)
+    scores = score_model(scored, held_out.frame, images, target.take(test), groups[test])
     return Holdout(len(test), len(np.unique(groups[test])), len(train), scores)
 
 
@@ -393,20 +448,21 @@ def warn_of_lost_classes(target: Target, kept: np.ndarray) -> None:
 
 
 def score_model(
-    model: FittedModel,
+    model: Predictor,
     frame: pd.DataFrame,
-    blocks: Mapping[str, ImageBlock],
+    images: Any,
     target: Target,
     groups: np.ndarray,
 ) -> dict[str, Score]:
     """Score a model on rows it has not seen, with intervals.
 
-    Where the logarithm was learned, ``r2_log`` is that of the logarithms, and comes first.
+    ``images`` are what `Predictor.look` gives. Where the logarithm was learned, ``r2_log`` is that
+    of the logarithms, and comes first.
     """
     seed = model.settings.random_state
     if target.classes is not None:
-        return score_classification(target.y, model.predict_proba(frame, blocks), groups, seed)
-    predicted = model.predict(frame, blocks)
+        return score_classification(target.y, model.predict_proba(frame, images), groups, seed)
+    predicted = model.predict(frame, images)
     scores = score_regression(target.y, predicted, groups, seed)
     if model.settings.log_target:
         of_logs = score_regression(np.log(target.y), np.log(predicted), groups, seed)
@@ -506,8 +562,8 @@ def _nothing_left_message(columns: Sequence[Column]) -> str:
     )
 
 
-def _trained_on(rows: TrainingRows, columns: Sequence[Column]) -> pd.DataFrame:
-    """Record what was trained on, so that an evaluation can leave it out."""
+def record_of(rows: TrainingRows, columns: Sequence[Column]) -> pd.DataFrame:
+    """Record rows that were trained on, so that an evaluation can leave them out."""
     frame = rows.frame
     names = [column.name for column in columns if column.role != IGNORED]
     values = pd.Series(rows.group_values, frame.index, object)

@@ -26,6 +26,11 @@ def conversions() -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
 
 
+def backbones_folder(cache_dir: str | os.PathLike[str] | None = None) -> Path:
+    """Return where the backbones are that fits have tuned."""
+    return cache_folder(cache_dir) / "backbones"
+
+
 def put_in_place(temporary: Path, folder: Path) -> None:
     """Rename a folder, with an older one moved out of its way first and deleted last.
 

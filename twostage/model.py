@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from twostage.backbones.tuned import files_beside
+from twostage.backbones.tuned import TunedBackbone, files_beside
 from twostage.errors import ModelError, UsageError
 from twostage.fingerprint import hash_file, hash_json
 from twostage.fitted import FitSettings, FittedModel, Holdout
@@ -22,6 +22,8 @@ from twostage.heads import HEADS, OWN_ESTIMATOR, Blend, Task, head_class
 from twostage.members import Member
 from twostage.metrics import Score
 from twostage.saving import to_json
+from twostage.seen import SeenRows
+from twostage.staged import AnyModel, Scorer, StagedModel, StagingSettings
 from twostage.table.roles import Column, RoleOverrides
 
 PathLike = str | os.PathLike[str]
@@ -29,8 +31,11 @@ SCHEMA_VERSION = 3
 RECORD = "model.json"
 _OWN_DIGEST = "digest"  # of the record without it
 _TRAINED_ON = "trained_on.parquet"
+_SEEN = "seen.parquet"  # of a staged model
 _BACKBONE_FOLDER = "backbone"
 _MEMBER_FOLDER = "member-{number}"
+_PART_FOLDER = "part-{number}"  # of a staged model: a model in itself
+_SCORER_FOLDER = "scorer-{number}"
 _RECORDED_LIBRARIES = (
     "twostage",
     "scikit-learn",
@@ -71,13 +76,13 @@ def _holds_only_a_model(folder: Path) -> bool:
     return found <= {RECORD, *listed}
 
 
-def write_model(model: FittedModel, path: PathLike, trusted: Sequence[str] = ()) -> list[str]:
+def write_model(model: AnyModel, path: PathLike, trusted: Sequence[str] = ()) -> list[str]:
     """Write a model, whole or not at all; an older model in its place is replaced.
 
     Parameters
     ----------
-    model : FittedModel
-        What `twostage.fitting.fit_model` returns.
+    model : FittedModel or StagedModel
+        What `twostage.fitting.fit_model` or `twostage.staging.Staging.fit` returns.
     path : path-like
         The folder to make.
     trusted : sequence of str
@@ -99,7 +104,7 @@ def write_model(model: FittedModel, path: PathLike, trusted: Sequence[str] = ())
     temporary = folder.with_name(f"_tmp-{folder.name}-{os.getpid()}")
     try:
         temporary.mkdir(parents=True)
-        notes = _write_files(model, temporary, trusted)
+        notes = _write_any(model, temporary, trusted)
         put_in_place(temporary, folder)
     except OSError as error:
         raise ModelError(f"Can't write the model '{path}': {error.strerror or error}.") from error
@@ -108,7 +113,7 @@ def write_model(model: FittedModel, path: PathLike, trusted: Sequence[str] = ())
     return notes
 
 
-def read_model(path: PathLike, trusted: Sequence[str] = ()) -> FittedModel:
+def read_model(path: PathLike, trusted: Sequence[str] = ()) -> AnyModel:
     """Read what `write_model` wrote, after comparing each file with its digest.
 
     Parameters
@@ -128,6 +133,10 @@ def read_model(path: PathLike, trusted: Sequence[str] = ()) -> FittedModel:
     folder = Path(path)
     if not folder.exists():
         raise UsageError(f"There is no model '{folder}'. Make one with 'twostage fit'.")
+    return _read_any(folder, trusted)
+
+
+def _read_any(folder: Path, trusted: Sequence[str]) -> AnyModel:
     record = _read_record(folder)
     try:
         if record.pop(_OWN_DIGEST) != hash_json(record):
@@ -136,12 +145,44 @@ def read_model(path: PathLike, trusted: Sequence[str] = ()) -> FittedModel:
                 "refit."
             )
         _check_files(folder, record)
+        if "staging" in record:
+            return _read_staged(folder, record, trusted)
         return _read_files(folder, record, trusted)
     except (KeyError, TypeError, ValueError, AttributeError, OSError) as error:
         raise ModelError(
             f"Model '{folder}' is damaged: its {RECORD} does not fit its files "
             f"({type(error).__name__}: {error}). Copy it again, or refit."
         ) from error
+
+
+def _read_staged(folder: Path, record: dict[str, Any], trusted: Sequence[str]) -> StagedModel:
+    parts = []
+    for number in range(record["n_parts"]):
+        part = _read_any(folder / _PART_FOLDER.format(number=number), trusted)
+        if not isinstance(part, FittedModel):
+            raise ModelError(f"Model '{folder}' is damaged: it holds models of models. Refit.")
+        parts.append(part)
+    scorers = []
+    for number, spec in enumerate(record["scorers"]):
+        subfolder = folder / _SCORER_FOLDER.format(number=number)
+        tuned = TunedBackbone.in_folder(subfolder / _BACKBONE_FOLDER)
+        scorers.append(Scorer(spec | {"weights": str(tuned.network.resolve())}, tuned.top()))
+    return StagedModel(
+        settings=replace(parts[0].settings, allow_seen=record["allow_seen"]),
+        classes=parts[0].classes,
+        staging=StagingSettings.chosen(record["mode"], record["staging"], {}),
+        parent=record["parent"],
+        columns=[Column(**column) for column in record["columns"]],
+        parts=parts,
+        n_tuned=record["n_tuned"],
+        n_rows=record["n_rows"],
+        trained_on=pd.read_parquet(folder / _TRAINED_ON),
+        seen=SeenRows.read(folder / _SEEN),
+        scorers=scorers,
+        score_names=record["score_names"],
+        holdout=_read_holdout(record["holdout"]),
+        n_seen=record["n_seen"],
+    )
 
 
 def _read_files(folder: Path, record: dict[str, Any], trusted: Sequence[str]) -> FittedModel:
@@ -199,6 +240,47 @@ def _is_as_named(asked: dict[str, Any]) -> bool:
     return name != OWN_ESTIMATOR and bool(head_class(name)().parameters() == asked["parameters"])
 
 
+def _write_any(model: AnyModel, folder: Path, trusted: Sequence[str]) -> list[str]:
+    if isinstance(model, StagedModel):
+        return _write_staged(model, folder, trusted)
+    return _write_files(model, folder, trusted)
+
+
+def _write_staged(model: StagedModel, folder: Path, trusted: Sequence[str]) -> list[str]:
+    """Write each part as a model of its own, with its backbone, and the scorers beside them."""
+    notes, scorers = [], []
+    for number, part in enumerate(model.parts):
+        subfolder = folder / _PART_FOLDER.format(number=number)
+        subfolder.mkdir()
+        notes += _write_files(part, subfolder, trusted)
+    for number, scorer in enumerate(model.scorers):
+        subfolder = folder / _SCORER_FOLDER.format(number=number)
+        subfolder.mkdir()
+        spec, missing = _with_weights_file(scorer.backbone, subfolder)
+        scorers.append(spec)
+        notes += missing
+    if notes:
+        raise ModelError(
+            "A backbone that the model needs is not as it was, so the model can't bring it along: "
+            f"was the cache emptied? Fit again. ({notes[0]})"
+        )
+    model.trained_on.to_parquet(folder / _TRAINED_ON, index=False)
+    (folder / _SEEN).write_bytes(model.seen.to_bytes())
+    own = {
+        "mode": model.staging.mode,
+        "staging": model.staging.options(),
+        "parent": model.parent,
+        "allow_seen": model.settings.allow_seen,
+        "columns": [asdict(column) for column in model.columns],
+        "n_parts": len(model.parts),
+        "n_tuned": model.n_tuned,
+        "scorers": scorers,
+        "score_names": model.score_names,
+    }
+    _write_record(model, folder, own)
+    return notes
+
+
 def _write_files(model: FittedModel, folder: Path, trusted: Sequence[str]) -> list[str]:
     for number, member in enumerate(model.members):
         subfolder = folder / _MEMBER_FOLDER.format(number=number)
@@ -206,15 +288,24 @@ def _write_files(model: FittedModel, folder: Path, trusted: Sequence[str]) -> li
         member.save(subfolder, trusted)
     model.trained_on.to_parquet(folder / _TRAINED_ON, index=False)
     backbone, notes = _with_weights_file(model.backbone, folder)
-    record = {
-        "schema_version": SCHEMA_VERSION,
-        "versions": {name: version(name) for name in _RECORDED_LIBRARIES},
+    own = {
         "settings": model.settings.record(),
         "classes": _classes_record(model.classes),
         "columns": [asdict(column) for column in model.columns],
         "weights": model.weights,
         "dims": model.dims,
         "backbone": backbone,
+    }
+    _write_record(model, folder, own)
+    return notes
+
+
+def _write_record(model: AnyModel, folder: Path, own: Mapping[str, Any]) -> None:
+    """Write what a model is, with the digests of all files that were written before."""
+    record = {
+        "schema_version": SCHEMA_VERSION,
+        "versions": {name: version(name) for name in _RECORDED_LIBRARIES},
+        **own,
         "n_rows": model.n_rows,
         "holdout": None if model.holdout is None else asdict(model.holdout),
         "n_seen": model.n_seen,
@@ -222,7 +313,6 @@ def _write_files(model: FittedModel, folder: Path, trusted: Sequence[str]) -> li
     }
     plain = json.loads(to_json(record))
     (folder / RECORD).write_text(to_json(plain | {_OWN_DIGEST: hash_json(plain)}))
-    return notes
 
 
 def _with_weights_file(
@@ -296,9 +386,13 @@ def _read_record(folder: Path) -> dict[str, Any]:
 def _check_files(folder: Path, record: Mapping[str, Any]) -> None:
     """Compare every file that will be read with its digest, and read none outside the folder."""
     digests = record["digests"]
-    backbone = record["backbone"] or {}
     needed = [_TRAINED_ON]
-    for number in range(len(record["weights"])):
+    if "staging" in record:
+        needed.append(_SEEN)
+        needed += [path.relative_to(folder).as_posix() for path in _files_in(folder)]
+        needed.remove(RECORD)
+    backbone = record.get("backbone") or {}
+    for number in range(len(record.get("weights", ()))):
         subfolder = folder / _MEMBER_FOLDER.format(number=number)
         needed += [path.relative_to(folder).as_posix() for path in _files_in(subfolder)]
     if backbone.get("weights_file_hash") is not None and _is_inside(backbone):

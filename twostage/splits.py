@@ -208,6 +208,7 @@ def covering_folds(
     *,
     is_classification: bool,
     groups: np.ndarray | None = None,
+    n_folds: int = 5,
     random_state: int = 0,
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """Cut training rows to score every one by what did not see it, by whole groups if possible.
@@ -218,7 +219,7 @@ def covering_folds(
 
     Parameters
     ----------
-    y, is_classification, groups, random_state
+    y, is_classification, groups, n_folds, random_state
         As for `cross_folds`.
 
     Returns
@@ -227,7 +228,11 @@ def covering_folds(
         Every row is in one test. Empty where nothing can be held out fairly.
     """
     folds = inner_folds(
-        y, is_classification=is_classification, groups=groups, random_state=random_state
+        y,
+        is_classification=is_classification,
+        groups=groups,
+        n_folds=n_folds,
+        random_state=random_state,
     )
     if not folds:
         return []

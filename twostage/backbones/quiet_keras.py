@@ -1,5 +1,6 @@
 """Keras, imported here and nowhere else, with what native code says at its start muted."""
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,3 +35,7 @@ with muted_stderr():
 
     if keras.backend.backend() == "tensorflow":
         import tensorflow  # noqa: F401  (it starts up here, inside the mute)
+
+        # To trace each of several networks that are tuned is no mistake.
+        log = logging.getLogger("tensorflow")
+        log.addFilter(lambda record: "function retracing" not in record.getMessage())

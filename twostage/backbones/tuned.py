@@ -6,8 +6,11 @@ import shutil
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from twostage.backbones.catalogue import CATALOGUE
 from twostage.errors import BackboneError, UsageError
@@ -21,10 +24,60 @@ if TYPE_CHECKING:
 NETWORK = "backbone.keras"
 RECORD = "backbone.json"
 SEEN = "seen.parquet"
+TOP = "top.npz"
 HISTORY = "history.csv"
 PLOT = "history.png"
 FORMAT_VERSION = 1
 _MARK = "twostage.json"  # inside the .keras file: it may be taken out of its folder
+
+
+@dataclass(frozen=True)
+class LinearTop:
+    """A dense layer on embeddings.
+
+    Attributes
+    ----------
+    kernel : float32 array of shape (dim, n_outputs)
+        Its weights.
+    bias : float32 array of shape (n_outputs,)
+        What is added.
+    """
+
+    kernel: np.ndarray
+    bias: np.ndarray
+
+    def outputs(self, embeddings: np.ndarray) -> np.ndarray:
+        """Return logits or values of shape (n, n_outputs)."""
+        return np.asarray(embeddings @ self.kernel + self.bias)
+
+    def rescaled(self, mean: float, scale: float) -> "LinearTop":
+        """Return the top whose outputs are ``scale`` times these, and ``mean`` more."""
+        kernel, bias = self.kernel * scale, self.bias * scale + mean
+        return LinearTop(kernel.astype(np.float32), bias.astype(np.float32))
+
+    def to_bytes(self) -> bytes:
+        """Return it as a file of NumPy arrays."""
+        sink = BytesIO()
+        np.savez(sink, kernel=self.kernel, bias=self.bias)
+        return sink.getvalue()
+
+    @classmethod
+    def read(cls, file: Path) -> "LinearTop":
+        """Read what `to_bytes` wrote.
+
+        Raises
+        ------
+        BackboneError
+            If the file is gone or damaged.
+        """
+        try:
+            with np.load(file, allow_pickle=False) as arrays:
+                return cls(arrays["kernel"], arrays["bias"])
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            raise BackboneError(
+                f"'{file}', the top that the backbone was tuned with, can't be read "
+                f"({type(error).__name__}). Copy the backbone's folder again, or tune it anew."
+            ) from error
 
 
 @dataclass(frozen=True)
@@ -41,6 +94,28 @@ class TunedBackbone:
 
     folder: Path
     record: dict[str, Any]
+
+    @classmethod
+    def in_folder(cls, folder: Path) -> "TunedBackbone":
+        """Read the folder of one that must be there.
+
+        Raises
+        ------
+        BackboneError
+            If it is none, or damaged.
+        """
+        found = find_tuned(folder)
+        if found is None:
+            raise BackboneError(f"'{folder}' is no backbone: it has no {RECORD}. Make it again.")
+        return found
+
+    def is_whole(self) -> bool:
+        """Whether its files are those that were written."""
+        digests: dict[str, str] = self.record["digests"]
+        files = ((self.folder / name, digest) for name, digest in digests.items())
+        return {NETWORK, TOP} <= set(digests) and all(
+            file.is_file() and hash_file(file) == digest for file, digest in files
+        )
 
     @property
     def network(self) -> Path:
@@ -73,6 +148,22 @@ class TunedBackbone:
                     f"folder again; without {SEEN}, nothing that the backbone embeds is scored."
                 )
         return SeenRows.read(self.folder / SEEN)
+
+    def top(self) -> LinearTop:
+        """Return the top that it was tuned with: it gives logits, or values of the target.
+
+        Raises
+        ------
+        BackboneError
+            If its file is gone, damaged, or another one than was written.
+        """
+        file = self.folder / TOP
+        if file.is_file() and hash_file(file) != self.record["digests"].get(TOP):
+            raise BackboneError(
+                f"'{file}' is not the one that 'twostage finetune' wrote. Copy the backbone's "
+                "folder again."
+            )
+        return LinearTop.read(file)
 
 
 def find_tuned(path: Path) -> TunedBackbone | None:
@@ -122,7 +213,7 @@ def files_beside(network: Path) -> list[Path]:
     tuned = find_tuned(network)
     if tuned is None:
         return []
-    return [file for name in (RECORD, SEEN) if (file := tuned.folder / name).is_file()]
+    return [file for name in (RECORD, SEEN, TOP) if (file := tuned.folder / name).is_file()]
 
 
 def check_destination(folder: Path) -> None:
@@ -136,7 +227,7 @@ def check_destination(folder: Path) -> None:
         )
     if not folder.is_dir():
         return
-    known = {NETWORK, RECORD, SEEN, HISTORY, PLOT}
+    known = {NETWORK, RECORD, SEEN, TOP, HISTORY, PLOT}
     names = set(os.listdir(folder))
     if names and (RECORD not in names or not names <= known):
         raise UsageError(
@@ -150,6 +241,7 @@ def write_tuned(
     spec: "BackboneSpec",
     origin: Mapping[str, Any],
     seen: SeenRows,
+    top: LinearTop,
     history: Mapping[str, bytes],
 ) -> None:
     """Write a tuned backbone, whole or not at all; an older one in its place is replaced.
@@ -166,6 +258,9 @@ def write_tuned(
         How it was trained.
     seen : SeenRows
         What it was trained on.
+    top : LinearTop
+        What it was trained with: from embeddings to logits, or to values of the target (their
+        logarithm, if that was learned).
     history : mapping of str to bytes
         Files that tell of the epochs, by their names: `HISTORY`, `PLOT`.
 
@@ -181,6 +276,7 @@ def write_tuned(
         _mark(temporary / NETWORK)
         if seen.is_known:  # without the file, all rows count as seen
             (temporary / SEEN).write_bytes(seen.to_bytes())
+        (temporary / TOP).write_bytes(top.to_bytes())
         record = {
             "format_version": FORMAT_VERSION,
             "preprocessing": spec.preprocessing,

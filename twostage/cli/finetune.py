@@ -1,11 +1,6 @@
 """``twostage finetune``: labelled images into a backbone that knows what it has seen."""
 
-import sys
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import asdict
-from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -14,30 +9,35 @@ from twostage.cli.fit import listed_images
 from twostage.cli.options import (
     IMAGES,
     TABLE,
+    TUNING,
     backbone_options,
     json_option,
     quiet_option,
     random_state_option,
+    tuning_options,
 )
-from twostage.cli.output import UNREADABLE, plural, print_json, print_result, say, told
+from twostage.cli.output import (
+    UNREADABLE,
+    epochs_told,
+    plural,
+    print_json,
+    print_result,
+    say,
+    told,
+)
 from twostage.errors import UsageError
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from twostage.finetuning import FinetuningSummary, Progress
+    from twostage.finetuning import FinetuningSummary
 
-_SECONDS_BETWEEN_LINES = 10.0
 _SHARE = click.FloatRange(0, 1, max_open=True)
 _OF_BACKBONE = (
     *("backbone", "weights", "layer", "pooling", "image_size", "resize", "preprocessing"),
     "random_state",
 )
-_OF_TUNING = (
-    *("epochs", "unfreeze", "gradual", "learning_rate", "lr_decay", "weight_decay", "warmup"),
-    *("batch_size", "augment", "randaugment", "mixup", "copies", "loss", "label_smoothing"),
-    *("class_weight", "dropout", "patience", "random_state"),
-)
+_OF_TUNING = (*TUNING, "batch_size", "class_weight", "random_state")
 
 
 @click.command()
@@ -69,102 +69,14 @@ _OF_TUNING = (
 )
 @click.option("--log-target", is_flag=True, help="Learn the logarithm of a positive target.")
 @backbone_options
-@click.option(
-    "--epochs", type=click.IntRange(0), default=10, show_default=True, help="Passes, at most."
-)
-@click.option(
-    "--unfreeze",
-    metavar="N|all|BLOCK",
-    default="all",
-    show_default=True,
-    help="What is trained: the last N blocks, all, or those from BLOCK on.",
-)
-@click.option(
-    "--gradual", is_flag=True, help="Let blocks join in three steps, the last ones first."
-)
-@click.option(
-    "--lr",
-    "learning_rate",
-    type=click.FloatRange(0, 1),
-    default=1e-4,
-    show_default=True,
-    help="Learning rate of the top and the last block; it warms up and falls as a cosine.",
-)
-@click.option(
-    "--lr-decay",
-    type=click.FloatRange(0, 1),
-    default=0.9,
-    show_default=True,
-    help="Factor on it from each block to the one before.",
-)
-@click.option(
-    "--weight-decay", type=click.FloatRange(0, 1), default=0.01, show_default=True, help="AdamW's."
-)
-@click.option(
-    "--warmup",
-    type=click.FloatRange(0, 1),
-    default=0.1,
-    show_default=True,
-    help="Share of the steps in which the learning rate rises.",
-)
+@tuning_options
 @click.option(
     "--batch-size", type=click.IntRange(1), default=32, show_default=True, help="Images to a step."
-)
-@click.option(
-    "--augment",
-    type=click.Choice(["natural", "medical", "none"]),
-    default="natural",
-    show_default=True,
-    help="How images are changed at each look: photos of things, which have an up and a down and "
-    "colours that vary; samples under a lens, which have no up, and colours that tell; not at all.",
-)
-@click.option("--randaugment", is_flag=True, help="Change them further, by RandAugment; slower.")
-@click.option(
-    "--mixup",
-    type=click.FloatRange(0, 10),
-    default=0.0,
-    metavar="ALPHA",
-    help="Mix pairs of images; 0.2 is usual.",
-)
-@click.option(
-    "--copies",
-    type=click.IntRange(0),
-    default=0,
-    metavar="N",
-    help="With frozen blocks: compute their activations once, for N augmented copies of each "
-    "image, and train on those over and over.",
-)
-@click.option(
-    "--loss",
-    type=click.Choice(["crossentropy", "focal"]),
-    default="crossentropy",
-    show_default=True,
-    help="Of classes.",
-)
-@click.option(
-    "--label-smoothing",
-    type=click.FloatRange(0, 0.99),
-    default=0.0,
-    help="Share of the truth that is spread over all classes.",
 )
 @click.option(
     "--class-weight",
     type=click.Choice(["balanced"]),
     help="Let rare classes count as much as common ones.",
-)
-@click.option(
-    "--dropout",
-    type=click.FloatRange(0, 0.99),
-    default=0.2,
-    show_default=True,
-    help="Of the embedding, before the top.",
-)
-@click.option(
-    "--patience",
-    type=click.IntRange(1),
-    default=4,
-    show_default=True,
-    help="Epochs without a better score after which it ends.",
 )
 @click.option(
     "--workers", type=click.IntRange(1), help="Threads that decode; one per core by default."
@@ -206,7 +118,7 @@ def finetune(
 
     frame, target, columns = _labels(images, table, target, target_from_folder, image_col)
     how = {name: options[name] for name in _OF_TUNING}
-    with told(quiet) as loaded, _epochs_told(quiet) as progress:
+    with told(quiet) as loaded, epochs_told(quiet) as progress:
         summary = run(
             images,
             output,
@@ -292,54 +204,3 @@ def _labels(
     if not image_col:
         raise UsageError("Give --image-col, the table's column of image paths.")
     return read_table(table), target, list(image_col)
-
-
-@contextmanager
-def _epochs_told(
-    quiet: bool,
-) -> "Iterator[Callable[[Callable[[int, int], None] | None], Progress]]":
-    """Yield what makes a progress that tells of steps and epochs; of nothing if quiet."""
-    from twostage.finetuning import Progress
-
-    def of_nothing(loaded: Callable[[int, int], None] | None) -> Progress:
-        return Progress()
-
-    def in_lines(loaded: Callable[[int, int], None] | None) -> Progress:
-        return Progress(loaded, _steps(), _tell_epoch)
-
-    yield of_nothing if quiet else in_lines
-
-
-def _steps() -> Callable[[int, int, int, int, float], None]:
-    """Return what tells of steps: a live line on a terminal, else a line now and then."""
-    is_terminal = sys.stderr.isatty()
-    begun = told_at = time.monotonic()
-
-    def step(epoch: int, n_epochs: int, number: int, n: int, loss: float) -> None:
-        nonlocal begun, told_at
-        now = time.monotonic()
-        if number == 1:
-            begun = now
-        line = f"epoch {epoch} of {n_epochs}: step {number} of {n}, loss {loss:.3f}"
-        if number > 1:
-            left = (now - begun) / (number - 1) * (n - number + (n_epochs - epoch) * n)
-            line += f", about {_minutes(left)} left"
-        if is_terminal:
-            click.echo(f"\r{line}\x1b[K", nl=number == n, err=True)
-        elif now - told_at >= _SECONDS_BETWEEN_LINES:
-            told_at = now
-            say(line)
-
-    return step
-
-
-def _minutes(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
-
-
-def _tell_epoch(record: Mapping[str, Any]) -> None:
-    line = f"epoch {record['epoch']}"
-    for name in ("loss", "validation_loss", "score"):
-        if isfinite(record[name]):
-            line += f", {name.replace('_', ' ')} {record[name]:.3f}"
-    say(f"{line}; {record['seconds']:.0f} s")

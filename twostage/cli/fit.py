@@ -17,17 +17,40 @@ from twostage.cli.options import (
     recipe_options,
     role_options,
     run_options,
+    tuning_options,
     variant_options,
 )
-from twostage.cli.output import UNREADABLE, log_shown, plural, print_json, print_result, say, told
+from twostage.cli.output import (
+    UNREADABLE,
+    log_shown,
+    plural,
+    print_json,
+    print_result,
+    say,
+    told,
+)
+from twostage.cli.staging import (
+    check_tuning,
+    fit_both_stages,
+    staging_of,
+    tuning_lines,
+    tuning_record,
+)
 from twostage.errors import UsageError
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from twostage.backbones.spec import BackboneSettings
     from twostage.fitted import FitSettings, FittedModel
     from twostage.joins import ImageBlock
+    from twostage.staged import AnyModel
     from twostage.store.store import EmbeddingStore
+
+_OF_BACKBONE = (
+    *("backbone", "weights", "layer", "pooling", "image_size", "resize", "engine", "precision"),
+    "preprocessing",
+)
 
 
 @click.command()
@@ -77,12 +100,29 @@ if TYPE_CHECKING:
 @click.option(
     "--class-weight",
     type=click.Choice(["balanced"]),
-    help="Let rare classes count as much as common ones.",
+    help="Let rare classes count as much as common ones, in the tuning of a backbone too.",
 )
 @click.option(
     "--allow-seen",
     is_flag=True,
     help="Train also on rows that a tuned backbone was trained on; they are never scored.",
+)
+@click.option(
+    "--finetune",
+    type=click.Choice(["none", "holdout", "oof-scores", "crossfit", "naive"]),
+    default="none",
+    show_default=True,
+    help="Tune the backbone on these rows too (with --images): on half of them, the head learns "
+    "from the others; out of fold, the head learns from scores; both ways round, and predictions "
+    "are averaged; or, to be compared with, all on all.",
+)
+@tuning_options
+@click.option(
+    "--tuning-batch-size",
+    type=click.IntRange(1),
+    default=32,
+    show_default=True,
+    help="Images to a step of tuning.",
 )
 @role_options
 @recipe_options
@@ -108,7 +148,7 @@ def fit(
     """Train a model on the embeddings in STORE and the columns of a table.
 
     The score is that of held-out rows, a fifth, which neither training nor early stopping, tuning
-    or any encoder saw; the model saved is then trained on all rows.
+    or any encoder saw, nor the tuning of a backbone; the model saved is then trained on all rows.
     """
     from twostage.fitting import NOTHING_SEEN, check_heads, check_table, fit_and_score
     from twostage.model import check_destination, write_model
@@ -117,8 +157,10 @@ def fit(
 
     is_replacing = check_destination(model)
     _check_combination(store, images, table, target_from_folder, options)
-    frame = _read_rows(store, images, table, target_from_folder)
+    check_tuning(ctx, images, options)
     settings = _settings(options, target_from_folder)
+    how = staging_of(settings, options)
+    frame = _read_rows(store, images, table, target_from_folder)
     check_table(frame, settings)
     target = prepare_target(frame[settings.target], settings.task, log_target=settings.log_target)
     check_heads(settings, target)
@@ -133,8 +175,15 @@ def fit(
     blocks, held = _embed(frame, settings, store, images, options, quiet)
     n_unusable = check_usable(blocks)
     backbone, seen = (None, NOTHING_SEEN) if held is None else (held.spec, held.seen)
-    with log_shown(quiet):
-        fitted = fit_and_score(frame, blocks, target, settings, backbone, seen)
+    fitted: AnyModel
+    if how is None or held is None:
+        with log_shown(quiet):
+            fitted = fit_and_score(frame, blocks, target, settings, backbone, seen)
+    else:
+        asked = _backbone_settings(options)
+        fitted = fit_both_stages(
+            frame, blocks, target, settings, how, held, str(images), asked, options, quiet
+        )
     for note in write_model(fitted, model):
         say(note)
     if is_replacing:
@@ -148,21 +197,25 @@ def fit(
         ctx.exit(UNREADABLE)
 
 
-def describe(fitted: "FittedModel", path: str) -> str:
+def describe(fitted: "AnyModel", path: str) -> str:
     """Put a fitted model in words."""
     settings, held_out = fitted.settings, fitted.holdout
+    told_of_tuning = tuning_lines(fitted)
     lines = [
         f"Target '{settings.target}': {settings.task}{_classes(fitted)}, "
         f"{plural(fitted.n_rows, 'row')}.",
         *_seen_lines(fitted),
+        *told_of_tuning,
         *_feature_lines(fitted),
-        *_head_lines(fitted),
+        *(line for part in fitted.parts for line in _head_lines(part)),
     ]
     if held_out is not None:
+        blind = "tuning, " if told_of_tuning else ""
         kept = "" if held_out.n_groups == held_out.n_rows else f" ({held_out.n_groups:,} groups)"
         lines.append(
-            f"Score on {held_out.n_rows:,} held-out rows{kept}, which training, early stopping "
-            f"and encoders did not see ({held_out.n_training_rows:,} rows did the training):"
+            f"Score on {held_out.n_rows:,} held-out rows{kept}, which {blind}training, early "
+            f"stopping and encoders did not see ({held_out.n_training_rows:,} rows did the "
+            "training):"
         )
         lines += [f"  {name:18}{score}" for name, score in held_out.scores.items()]
     anew = "trained" if held_out is None else "trained anew"
@@ -170,7 +223,7 @@ def describe(fitted: "FittedModel", path: str) -> str:
     return "\n".join(lines)
 
 
-def _seen_lines(fitted: "FittedModel") -> list[str]:
+def _seen_lines(fitted: "AnyModel") -> list[str]:
     """Tell of rows that a tuned backbone was trained on."""
     if not fitted.n_seen:
         return []
@@ -206,7 +259,7 @@ def _head_lines(fitted: "FittedModel") -> list[str]:
     return lines
 
 
-def _feature_lines(fitted: "FittedModel") -> list[str]:
+def _feature_lines(fitted: "AnyModel") -> list[str]:
     lines = [
         f"Image column '{column}': {dim} numbers from {_backbone_name(fitted)}."
         for column, dim in fitted.dims.items()
@@ -221,15 +274,17 @@ def _feature_lines(fitted: "FittedModel") -> list[str]:
     return lines
 
 
-def _backbone_name(fitted: "FittedModel") -> str:
+def _backbone_name(fitted: "AnyModel") -> str:
     from twostage.backbones.spec import BackboneSpec
 
-    if fitted.backbone is None:
+    if len(fitted.backbones) > 1 and len(fitted.parts) > 1:
+        return "each backbone"
+    if not fitted.backbones:
         return "a store"
-    return BackboneSpec.from_dict(fitted.backbone, "the model").name
+    return BackboneSpec.from_dict(fitted.backbones[0], "the model").name
 
 
-def _classes(fitted: "FittedModel") -> str:
+def _classes(fitted: "AnyModel") -> str:
     if fitted.classes is None:
         return ""
     names = [str(label) for label in fitted.classes]
@@ -237,16 +292,18 @@ def _classes(fitted: "FittedModel") -> str:
     return f" into {len(names)} classes ({shown})"
 
 
-def _record(fitted: "FittedModel", path: str) -> dict[str, Any]:
+def _record(fitted: "AnyModel", path: str) -> dict[str, Any]:
+    weights = [part.weights for part in fitted.parts]
     return {
         "model": path,
         "settings": fitted.settings.record(),
         "classes": None if fitted.classes is None else fitted.classes.tolist(),
         "columns": [asdict(column) for column in fitted.columns],
         "image_columns": fitted.dims,
-        "weights": fitted.weights,
+        "weights": weights if len(weights) > 1 else weights[0],
         "n_rows": fitted.n_rows,
         "n_seen": fitted.n_seen,
+        **tuning_record(fitted),
         "holdout": None if fitted.holdout is None else asdict(fitted.holdout),
     }
 
@@ -335,6 +392,13 @@ def _recipe(options: dict[str, Any]) -> dict[str, Any]:
     return {name: wish for name, wish in wishes.items() if wish is not None}
 
 
+def _backbone_settings(options: dict[str, Any]) -> "BackboneSettings":
+    from twostage.backbones.spec import BackboneSettings
+
+    chosen = {name: options[name] for name in _OF_BACKBONE}
+    return BackboneSettings(**chosen, random_state=options["random_state"])
+
+
 def _embed(
     frame: "pd.DataFrame",
     settings: "FitSettings",
@@ -344,29 +408,14 @@ def _embed(
     quiet: bool,
 ) -> "tuple[dict[str, ImageBlock], EmbeddingStore | None]":
     """Return the embeddings of the table's images, and the store that they are from."""
-    from twostage.backbones.spec import BackboneSettings
     from twostage.extraction import ExtractionOptions
     from twostage.sources import blocks_from_files, blocks_from_store
     from twostage.store.store import EmbeddingStore
 
     if store is None and images is None:
         return {}, None
-    chosen = {
-        name: options[name]
-        for name in (
-            "backbone",
-            "weights",
-            "layer",
-            "pooling",
-            "image_size",
-            "resize",
-            "engine",
-            "precision",
-            "preprocessing",
-        )
-    }
     if store is not None:
-        given = [f"--{name.replace('_', '-')}" for name, value in chosen.items() if value]
+        given = [f"--{name.replace('_', '-')}" for name in _OF_BACKBONE if options[name]]
         if given:
             raise UsageError(f"{', '.join(given)}: the store has its backbone already.")
         held = EmbeddingStore(store)
@@ -384,7 +433,7 @@ def _embed(
             frame,
             settings.image_columns,
             str(images),
-            BackboneSettings(**chosen, random_state=options["random_state"]),
+            _backbone_settings(options),
             how,
             pooling=settings.image_pooling,
         )

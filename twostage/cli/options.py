@@ -131,6 +131,110 @@ recipe_options = together(
     ),
 )
 
+TUNING = (
+    *("epochs", "unfreeze", "gradual", "learning_rate", "lr_decay", "weight_decay", "warmup"),
+    *("augment", "randaugment", "mixup", "copies", "loss", "label_smoothing", "dropout"),
+    "patience",
+)  # what `tuning_options` are called in Python
+tuning_options = together(
+    click.option(
+        "--epochs", type=click.IntRange(0), default=10, show_default=True, help="Passes, at most."
+    ),
+    click.option(
+        "--unfreeze",
+        metavar="N|all|BLOCK",
+        default="all",
+        show_default=True,
+        help="What is trained: the last N blocks, all, or those from BLOCK on.",
+    ),
+    click.option(
+        "--gradual", is_flag=True, help="Let blocks join in three steps, the last ones first."
+    ),
+    click.option(
+        "--lr",
+        "learning_rate",
+        type=click.FloatRange(0, 1),
+        default=1e-4,
+        show_default=True,
+        help="Learning rate of the top and the last block; it warms up and falls as a cosine.",
+    ),
+    click.option(
+        "--lr-decay",
+        type=click.FloatRange(0, 1),
+        default=0.9,
+        show_default=True,
+        help="Factor on it from each block to the one before.",
+    ),
+    click.option(
+        "--weight-decay",
+        type=click.FloatRange(0, 1),
+        default=0.01,
+        show_default=True,
+        help="AdamW's.",
+    ),
+    click.option(
+        "--warmup",
+        type=click.FloatRange(0, 1),
+        default=0.1,
+        show_default=True,
+        help="Share of the steps in which the learning rate rises.",
+    ),
+    click.option(
+        "--augment",
+        type=click.Choice(["natural", "medical", "none"]),
+        default="natural",
+        show_default=True,
+        help="How images are changed at each look: photos of things, which have an up and a down "
+        "and colours that vary; samples under a lens, which have no up, and colours that tell; not "
+        "at all.",
+    ),
+    click.option(
+        "--randaugment", is_flag=True, help="Change them further, by RandAugment; slower."
+    ),
+    click.option(
+        "--mixup",
+        type=click.FloatRange(0, 10),
+        default=0.0,
+        metavar="ALPHA",
+        help="Mix pairs of images; 0.2 is usual.",
+    ),
+    click.option(
+        "--copies",
+        type=click.IntRange(0),
+        default=0,
+        metavar="N",
+        help="With frozen blocks: compute their activations once, for N augmented copies of each "
+        "image, and train on those over and over.",
+    ),
+    click.option(
+        "--loss",
+        type=click.Choice(["crossentropy", "focal"]),
+        default="crossentropy",
+        show_default=True,
+        help="Of classes.",
+    ),
+    click.option(
+        "--label-smoothing",
+        type=click.FloatRange(0, 0.99),
+        default=0.0,
+        help="Share of the truth that is spread over all classes.",
+    ),
+    click.option(
+        "--dropout",
+        type=click.FloatRange(0, 0.99),
+        default=0.2,
+        show_default=True,
+        help="Of the embedding, before the top.",
+    ),
+    click.option(
+        "--patience",
+        type=click.IntRange(1),
+        default=4,
+        show_default=True,
+        help="Epochs without a better score after which it ends.",
+    ),
+)
+
 random_state_option = click.option(
     "--random-state",
     type=SEED,

@@ -5,11 +5,14 @@ import logging
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
+
+if TYPE_CHECKING:
+    from twostage.finetuning import Progress
 
 UNREADABLE = 3
 _SECONDS_BETWEEN_LINES = 10.0
@@ -132,12 +135,12 @@ def _bar() -> Iterator[Callable[[int, int], None]]:
 
 def _lines() -> Callable[[int, int], None]:
     first: tuple[float, int] | None = None  # rates count from here: to build the CNN is no work
-    told_at = 0.0
+    told_at, last = 0.0, 0
 
     def progress(done: int, total: int) -> None:
-        nonlocal first, told_at
-        now = time.monotonic()
-        if first is None:
+        nonlocal first, told_at, last
+        now, begins_anew, last = time.monotonic(), done <= last, done
+        if first is None or begins_anew:
             first, told_at = (now, done), now
         if now - told_at < _SECONDS_BETWEEN_LINES:
             return
@@ -146,3 +149,54 @@ def _lines() -> Callable[[int, int], None]:
         say(f"{done:,} of {total:,} images, {rate:.0f}/s, {(total - done) / rate:.0f} s left")
 
     return progress
+
+
+@contextmanager
+def epochs_told(
+    quiet: bool,
+) -> "Iterator[Callable[[Callable[[int, int], None] | None], Progress]]":
+    """Yield what makes a progress of tuning that tells of steps and epochs; of nothing if quiet."""
+    from twostage.finetuning import Progress
+
+    def of_nothing(loaded: Callable[[int, int], None] | None) -> Progress:
+        return Progress()
+
+    def in_lines(loaded: Callable[[int, int], None] | None) -> Progress:
+        return Progress(loaded, _steps(), _tell_epoch)
+
+    yield of_nothing if quiet else in_lines
+
+
+def _steps() -> Callable[[int, int, int, int, float], None]:
+    """Return what tells of steps: a live line on a terminal, else a line now and then."""
+    is_terminal = sys.stderr.isatty()
+    begun = told_at = time.monotonic()
+
+    def step(epoch: int, n_epochs: int, number: int, n: int, loss: float) -> None:
+        nonlocal begun, told_at
+        now = time.monotonic()
+        if number == 1:
+            begun = now
+        line = f"epoch {epoch} of {n_epochs}: step {number} of {n}, loss {loss:.3f}"
+        if number > 1:
+            left = (now - begun) / (number - 1) * (n - number + (n_epochs - epoch) * n)
+            line += f", about {_minutes(left)} left"
+        if is_terminal:
+            click.echo(f"\r{line}\x1b[K", nl=number == n, err=True)
+        elif now - told_at >= _SECONDS_BETWEEN_LINES:
+            told_at = now
+            say(line)
+
+    return step
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
+
+
+def _tell_epoch(record: Mapping[str, Any]) -> None:
+    line = f"epoch {record['epoch']}"
+    for name in ("loss", "validation_loss", "score"):
+        if math.isfinite(record[name]):
+            line += f", {name.replace('_', ' ')} {record[name]:.3f}"
+    say(f"{line}; {record['seconds']:.0f} s")

@@ -13,8 +13,8 @@ from twostage.errors import StoreError, UsageError, listed
 if TYPE_CHECKING:
     import pandas as pd
 
-    from twostage.fitted import FittedModel
-    from twostage.joins import ImageBlock
+    from twostage.fitted import Blocks
+    from twostage.staged import AnyModel
 
 
 @click.command()
@@ -59,10 +59,15 @@ def predict(
     if table is not None and Path(output).resolve() == Path(table).resolve():
         raise UsageError(f"'{output}' is the table itself. Give another file for the predictions.")
     fitted = read_model(model)
+    if store is not None and len(fitted.backbones) > 1:
+        raise UsageError(
+            f"Model '{model}' has {len(fitted.backbones)} backbones, and a store holds embeddings "
+            "by one. Give --images with the folder of the images instead of --store."
+        )
     frame = _read_rows(fitted, table, images, store)
-    blocks = _embed(fitted, frame, images, store, quiet, options)
-    check_usable(blocks)
-    predictions = fitted.prediction_table(frame, blocks)
+    seen: Any = fitted.look(lambda spec: _embed(fitted, spec, frame, images, store, quiet, options))
+    check_usable(fitted.blocks_in(seen))
+    predictions = fitted.prediction_table(frame, seen)
     write_table(predictions, output)
     n_errors = int(predictions["error"].notna().sum())
     if as_json:
@@ -78,7 +83,7 @@ def predict(
 
 
 def _read_rows(
-    fitted: "FittedModel", table: str | None, images: str | None, store: str | None
+    fitted: "AnyModel", table: str | None, images: str | None, store: str | None
 ) -> "pd.DataFrame":
     import pandas as pd
 
@@ -96,22 +101,22 @@ def _read_rows(
 
 
 def _embed(
-    fitted: "FittedModel",
+    fitted: "AnyModel",
+    backbone: dict[str, Any],
     frame: "pd.DataFrame",
     images: str | None,
     store: str | None,
     quiet: bool,
     options: dict[str, Any],
-) -> "dict[str, ImageBlock]":
+) -> "Blocks":
+    """Return the embeddings of rows by a backbone of the model."""
     from twostage.backbones.spec import BackboneSpec
     from twostage.extraction import ExtractionOptions
     from twostage.sources import blocks_from_files, blocks_from_store
     from twostage.store.store import EmbeddingStore
 
     columns = list(fitted.dims)
-    if not columns or fitted.backbone is None:
-        return {}
-    spec = BackboneSpec.from_dict(fitted.backbone, "the model")
+    spec = BackboneSpec.from_dict(backbone, "the model")
     if store is not None:
         held = EmbeddingStore(store)
         _check_backbone(spec, BackboneSpec.from_dict(held.spec, store), store)
@@ -145,7 +150,7 @@ def _check_backbone(wanted: Any, found: Any, store: str) -> None:
         )
 
 
-def _tell_unused(fitted: "FittedModel", frame: "pd.DataFrame") -> None:
+def _tell_unused(fitted: "AnyModel", frame: "pd.DataFrame") -> None:
     known = {column.name for column in fitted.columns} | set(fitted.settings.reserved())
     unknown = [str(name) for name in frame.columns if str(name) not in known]
     if unknown:

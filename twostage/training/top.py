@@ -1,7 +1,6 @@
 """The top to start from: a linear model on the embeddings of the frozen backbone."""
 
 import warnings
-from dataclasses import dataclass
 
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
@@ -9,30 +8,12 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
+from twostage.backbones.tuned import LinearTop
+
 _PENALTIES = (1e-3, 1e-2, 1e-1, 1.0)  # C of LogisticRegression, on standardised embeddings
 _ALPHAS = (1e4, 1e3, 1e2, 1e1)
 _MAX_ITERATIONS = 300
 _LEAST_SPREAD = 0.1  # of a dimension, by the usual spread and by its mean
-
-
-@dataclass(frozen=True)
-class LinearTop:
-    """A dense layer.
-
-    Attributes
-    ----------
-    kernel : float32 array of shape (dim, n_outputs)
-        Its weights.
-    bias : float32 array of shape (n_outputs,)
-        What is added.
-    """
-
-    kernel: np.ndarray
-    bias: np.ndarray
-
-    def outputs(self, embeddings: np.ndarray) -> np.ndarray:
-        """Return logits or values of shape (n, n_outputs)."""
-        return np.asarray(embeddings @ self.kernel + self.bias)
 
 
 def linear_tops(

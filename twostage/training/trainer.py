@@ -9,12 +9,12 @@ import numpy as np
 
 from twostage.backbones.network import preprocessed
 from twostage.backbones.quiet_keras import keras
+from twostage.backbones.tuned import LinearTop
 from twostage.training.augmentation import augmentation_layers
 from twostage.training.blocks import BlockedNetwork
 from twostage.training.data import Examples, TrainingBatches, in_batches
 from twostage.training.optimizer import BlockwiseAdamW, schedule
 from twostage.training.settings import TuningSettings
-from twostage.training.top import LinearTop
 
 N_PHASES = 3  # of gradual unfreezing
 Told = Callable[[int, int, float], None]
@@ -76,6 +76,7 @@ class Trainer:
         dense = keras.layers.Dense(len(top.bias), name="twostage_top", dtype="float32")
         self.model = self._built(preprocessing, dense)
         dense.set_weights([top.kernel, top.bias])
+        self._dense = dense
         self._phase: int | None = None
 
     def run_epoch(self, epoch: int, examples: Examples, told: Told | None = None) -> EpochRecord:
@@ -141,6 +142,11 @@ class Trainer:
     def weights(self) -> list[np.ndarray]:
         """Return the weights of network and top."""
         return [np.array(value) for value in self.model.get_weights()]
+
+    def top(self) -> LinearTop:
+        """Return the top as it is now."""
+        kernel, bias = (np.array(value) for value in self._dense.get_weights())
+        return LinearTop(kernel, bias)
 
     def _variables(self) -> list[Any]:
         return [*self.model.variables, *self.model.optimizer.variables]
