@@ -16,7 +16,7 @@ from click.testing import CliRunner, Result
 from tuning import save_small_network, write_photos
 
 from twostage.cli import output
-from twostage.cli.finetune import _steps, describe
+from twostage.cli.finetune import describe
 from twostage.cli.main import main
 from twostage.errors import FinetuningError
 from twostage.finetuning import FinetuningSummary
@@ -211,7 +211,7 @@ def test_the_bar_of_decoding_rests_while_steps_are_told(monkeypatch: pytest.Monk
             progress(2, 2)
             assert sys.stderr is screen
         drawn = screen.getvalue()
-        step = _steps()
+        step = output._steps()
         step(1, 2, 1, 2, 0.5)
         step(1, 2, 2, 2, 0.25)
     told = screen.getvalue()[len(drawn) :]
@@ -224,7 +224,7 @@ def test_away_from_a_terminal_steps_are_told_now_and_then(
 ) -> None:
     now = iter([0.0, 1.0, 9.0, 11.0, 12.0])
     monkeypatch.setattr("time.monotonic", lambda: next(now))
-    step = _steps()
+    step = output._steps()
     for number in range(1, 5):
         step(2, 3, number, 4, 0.5)
     (line,) = capsys.readouterr().err.splitlines()

@@ -116,7 +116,7 @@ def test_the_folder_holds_the_network_its_record_and_what_it_has_seen(
     tuned: tuple[Path, FinetuningSummary],
 ) -> None:
     folder, summary = tuned
-    names = ["backbone.json", "backbone.keras", "history.csv", "seen.parquet"]
+    names = ["backbone.json", "backbone.keras", "history.csv", "seen.parquet", "top.npz"]
     assert [name for name in files(folder) if name != "history.png"] == names  # if it can be drawn
     assert files(folder.parent) == ["backbone"]  # the workspace is gone
     record = json.loads((folder / "backbone.json").read_text())

@@ -364,11 +364,11 @@ def test_a_changed_file_of_a_staged_model_is_refused(
 
 def test_what_the_parent_has_seen_is_in_neither_stage(clinic: Clinic, tmp_path: Path) -> None:
     table = clinic.X.assign(state=clinic.y, patient=clinic.patients)
-    folder, how = tmp_path / "tuned", {name: QUICK[name] for name in ("epochs", "batch_size")}
+    folder, how = tmp_path / "tuned", {name: QUICK[name] for name in QUICK if name != "n_folds"}
     finetuning.finetune(
         clinic.folder,
         folder,
-        table=table[:16],
+        table=table[:24],  # two steps: the rate of the first one is 0
         target="state",
         image_columns="photo",
         group="patient",
@@ -377,10 +377,10 @@ def test_what_the_parent_has_seen_is_in_neither_stage(clinic: Clinic, tmp_path: 
         **how,
     )
     model = clinic.estimator("crossfit").set_params(backbone=folder)
-    with pytest.warns(UserWarning, match="16 of 48 rows, or their groups, had been seen"):
+    with pytest.warns(UserWarning, match="24 of 48 rows, or their groups, had been seen"):
         model.fit(clinic.X, clinic.y, groups=clinic.patients)
-    assert model.model_.n_seen == 16
-    assert sum(model.model_.n_tuned) == N - 16
+    assert model.model_.n_seen == 24
+    assert sum(model.model_.n_tuned) == N - 24
     before = TunedBackbone.in_folder(folder).seen()
     assert not before.content_hashes & hashes_in(model.model_)
     assert before.content_hashes < model.model_.seen.content_hashes
