@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -385,6 +385,19 @@ def test_what_the_parent_has_seen_is_in_neither_stage(clinic: Clinic, tmp_path: 
     assert not before.content_hashes & hashes_in(model.model_)
     assert before.content_hashes < model.model_.seen.content_hashes
     assert len(model.model_.seen.content_hashes) == N
+
+
+def test_a_backbone_that_no_epoch_made_better_shares_no_store_with_its_parent(
+    clinic: Clinic, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its weights are its parent's, and the rows that it has seen are not."""
+    monkeypatch.setattr(finetuning, "_best_epoch", lambda history: 0)
+    replace(clinic, cache=tmp_path / "one").fitted("holdout").save(tmp_path / "model")
+    other = tmp_path / "other"
+    load_model(tmp_path / "model", image_root=clinic.folder, cache_dir=other).predict(clinic.X)
+    frozen = replace(clinic, cache=other).estimator(None).fit(clinic.X, clinic.y)
+    assert frozen.model_.n_seen == 0
+    assert len(list(other.glob("keras_*"))) == 2
 
 
 def test_a_damaged_backbone_of_the_cache_is_tuned_anew(clinic: Clinic, tmp_path: Path) -> None:

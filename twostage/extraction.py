@@ -20,6 +20,7 @@ from twostage.backbones.lazy import LazyBackbone
 from twostage.backbones.spec import BackboneSettings, BackboneSpec
 from twostage.errors import ImagesError, UsageError
 from twostage.executors.local import LocalExecutor
+from twostage.fingerprint import hash_json
 from twostage.images.loading import ImageLoader
 from twostage.images.references import Reference, find_images, list_images
 from twostage.store.files import check_folder
@@ -216,10 +217,13 @@ def embed_files(
 ) -> EmbeddingStore:
     """Embed files into the store that a folder has for each backbone.
 
-    Another run that writes that store is waited for. Errors are rows.
+    Another run that writes that store is waited for. Errors are rows. Backbones of equal weights
+    that have seen other rows, since no epoch of a tuning made one better, have a store each.
     """
     backbone = LazyBackbone(wanted, options.device, options.batch_size)
-    path = folder / f"{backbone.spec.architecture}-{backbone.spec.key}"
+    seen = backbone.seen()
+    key = backbone.spec.key if seen is None else hash_json([backbone.spec.key, seen.digest])
+    path = folder / f"{backbone.spec.architecture}-{key}"
     if references or not EmbeddingStore.exists_at(path):
         _embed_into(path, references, backbone, options, is_cache=True)
     return EmbeddingStore(path)

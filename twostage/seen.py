@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from twostage.errors import BackboneError
+from twostage.fingerprint import hash_json
 
 _GROUP_COLUMN = b"twostage.group_column"
 
@@ -61,6 +62,12 @@ class SeenRows:
         values = pd.Series(list(groups), dtype=object)
         by_group = values.map(as_text, na_action="ignore").isin(self.groups)
         return np.array(by_image, bool) | (by_group.to_numpy() if len(values) else False)
+
+    @property
+    def digest(self) -> str:
+        """Digest of all of it."""
+        lists = [sorted(self.content_hashes), sorted(self.groups)]
+        return hash_json([*lists, self.group_column, self.is_known])
 
     def union(self, other: "SeenRows") -> "SeenRows":
         """Return what either was trained on."""
