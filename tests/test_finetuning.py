@@ -1,5 +1,6 @@
 """Tuning a backbone: what it learns from, what it remembers, and how it goes on."""
 
+import gc
 import json
 import shutil
 from collections.abc import Callable
@@ -635,3 +636,11 @@ def test_a_parent_whose_memory_was_changed_is_refused_before_the_training(
     with pytest.raises(BackboneError, match="is not the one that 'twostage finetune' wrote"):
         data.tune(tmp_path / "child", backbone=parent, progress=killed_in(1))
     assert files(tmp_path) == ["parent"]
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="the system does not tell")
+def test_the_pixels_of_a_tuning_take_no_disk_once_it_is_done(data: Data, tmp_path: Path) -> None:
+    """A deleted file takes its space as long as anything holds it."""
+    data.tune(tmp_path / "backbone")
+    gc.collect()
+    assert str(tmp_path) not in Path("/proc/self/maps").read_text()

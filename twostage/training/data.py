@@ -106,6 +106,13 @@ class TrainingBatches(keras.utils.PyDataset):
         x, y, weights = (_mixed(one.astype(np.float32), share) for one in (x, y, weights))
         return x, y, weights
 
+    def release(self) -> None:
+        """Let go of the examples: TensorFlow keeps what it was fed from as long as it lives.
+
+        The file of an array would take its space on the disk for as long, deleted or not.
+        """
+        del self._examples
+
 
 def _mixed(values: np.ndarray, share: np.float32) -> np.ndarray:
     return np.asarray(share * values + (1 - share) * values[::-1])

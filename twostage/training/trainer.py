@@ -96,6 +96,7 @@ class Trainer:
         batches = TrainingBatches(examples, self._settings.batch_size, self._settings.mixup, rng)
         watch = _Watch(len(batches), told)
         self.model.fit(batches, epochs=1, verbose=0, shuffle=False, callbacks=[watch])
+        batches.release()
         return EpochRecord(watch.loss, watch.nan_step)
 
     def outputs(self, x: np.ndarray, rows: np.ndarray) -> np.ndarray:
