@@ -11,9 +11,12 @@ from twostage.cli.options import (
     TABLE,
     TUNING,
     backbone_options,
+    image_col_option,
     json_option,
     quiet_option,
     random_state_option,
+    target_from_folder_option,
+    task_options,
     tuning_options,
 )
 from twostage.cli.output import (
@@ -45,12 +48,8 @@ _OF_TUNING = (*TUNING, "batch_size", "class_weight", "random_state")
 @click.option("-o", "--output", required=True, metavar="BACKBONE", help="Folder to make.")
 @click.option("--table", type=TABLE, help="CSV or Parquet table with the target.")
 @click.option("--target", metavar="COL", help="Column to learn; stage two may learn another.")
-@click.option(
-    "--target-from-folder",
-    is_flag=True,
-    help="Without a table: the target is the name of the folder an image is in.",
-)
-@click.option("--image-col", multiple=True, metavar="COL", help="Column of paths; repeatable.")
+@target_from_folder_option
+@image_col_option
 @click.option("--group", metavar="COL", help="Images of one group are never split apart.")
 @click.option(
     "--holdout",
@@ -60,14 +59,7 @@ _OF_TUNING = (*TUNING, "batch_size", "class_weight", "random_state")
     help="Share of the images, by whole groups, that the backbone does not see: stage two is "
     "trained and scored on those. 0 trains on all of them, for a second stage on other images.",
 )
-@click.option(
-    "--task",
-    type=click.Choice(["auto", "classification", "regression"]),
-    default="auto",
-    show_default=True,
-    help="What the target is; auto tells it from its values.",
-)
-@click.option("--log-target", is_flag=True, help="Learn the logarithm of a positive target.")
+@task_options
 @backbone_options
 @tuning_options
 @click.option(

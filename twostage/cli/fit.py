@@ -11,12 +11,15 @@ from twostage.cli.options import (
     STORE,
     TABLE,
     backbone_options,
+    image_col_option,
     json_option,
     quiet_option,
     random_state_option,
     recipe_options,
     role_options,
     run_options,
+    target_from_folder_option,
+    task_options,
     tuning_options,
     variant_options,
 )
@@ -58,12 +61,8 @@ _OF_BACKBONE = (
 @click.option("-o", "--output", "model", required=True, metavar="MODEL", help="Folder to make.")
 @click.option("--table", type=TABLE, help="CSV or Parquet table with the target.")
 @click.option("--target", metavar="COL", help="Column to predict.")
-@click.option(
-    "--target-from-folder",
-    is_flag=True,
-    help="Without a table: the target is the name of the folder an image is in.",
-)
-@click.option("--image-col", multiple=True, metavar="COL", help="Column of paths; repeatable.")
+@target_from_folder_option
+@image_col_option
 @click.option("--images", type=IMAGES, help="Instead of STORE: the folder of the images.")
 @click.option("--group", metavar="COL", help="Rows of one group are never split apart.")
 @click.option(
@@ -82,14 +81,7 @@ _OF_BACKBONE = (
     default=0,
     help="Try N settings of the head, in the training rows alone.",
 )
-@click.option(
-    "--task",
-    type=click.Choice(["auto", "classification", "regression"]),
-    default="auto",
-    show_default=True,
-    help="What the target is; auto tells it from its values.",
-)
-@click.option("--log-target", is_flag=True, help="Learn the logarithm of a positive target.")
+@task_options
 @click.option(
     "--features",
     type=click.Choice(["both", "images", "table"]),

@@ -235,6 +235,24 @@ tuning_options = together(
     ),
 )
 
+target_from_folder_option = click.option(
+    "--target-from-folder",
+    is_flag=True,
+    help="Without a table: the target is the name of the folder an image is in.",
+)
+image_col_option = click.option(
+    "--image-col", multiple=True, metavar="COL", help="Column of paths; repeatable."
+)
+task_options = together(
+    click.option(
+        "--task",
+        type=click.Choice(["auto", "classification", "regression"]),
+        default="auto",
+        show_default=True,
+        help="What the target is; auto tells it from its values.",
+    ),
+    click.option("--log-target", is_flag=True, help="Learn the logarithm of a positive target."),
+)
 random_state_option = click.option(
     "--random-state",
     type=SEED,
