@@ -29,6 +29,7 @@ from twostage.errors import (
 from twostage.finetuning import FinetuningSummary, Progress, finetune
 from twostage.fingerprint import hash_file
 from twostage.seen import SeenRows
+from twostage.training.plot import plot_history
 from twostage.training.trainer import EpochRecord, Trainer
 
 HOW = QUICK | {"epochs": 3, "mixup": 0.2}
@@ -644,3 +645,18 @@ def test_the_pixels_of_a_tuning_take_no_disk_once_it_is_done(data: Data, tmp_pat
     data.tune(tmp_path / "backbone")
     gc.collect()
     assert str(tmp_path) not in Path("/proc/self/maps").read_text()
+
+
+def test_the_picture_names_the_epoch_that_was_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of equal scores it need not be the first."""
+    drawn: list[str] = []
+    monkeypatch.setattr(
+        "matplotlib.axes.Axes.set_title", lambda self, label, **how: drawn.append(label)
+    )
+    history = pd.DataFrame(
+        {"epoch": range(3), "loss": 0.5, "validation_loss": [0.3, 0.2, 0.1], "score": 1.0}
+    )
+    picture = plot_history(history, "auc", 2)
+    assert picture is not None
+    assert picture.startswith(b"\x89PNG")
+    assert drawn == ["kept: epoch 2, 1.000"]

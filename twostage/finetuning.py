@@ -263,7 +263,7 @@ def finetune(
             "settings": asdict(how),
         }
         top = tuned.top.rescaled(lesson.mean, lesson.scale)
-        files = _history_files(tuned.history, "r2" if truth.classes is None else "auc")
+        files = _history_files(tuned, "r2" if truth.classes is None else "auc")
         write_tuned(folder, tuned.model, engine.spec, origin, seen, top, files)
     return FinetuningSummary(
         backbone=str(output),
@@ -665,12 +665,12 @@ def _warn_of_groups(before: SeenRows, group: str | None) -> None:
         )
 
 
-def _history_files(history: pd.DataFrame, metric: str) -> dict[str, bytes]:
+def _history_files(tuned: _Tuned, metric: str) -> dict[str, bytes]:
     """Return the history as a table and, where it can be drawn, as a picture."""
     from twostage.training.plot import plot_history
 
-    files = {HISTORY: history.to_csv(index=False).encode()}
-    picture = plot_history(history, metric)
+    files = {HISTORY: tuned.history.to_csv(index=False).encode()}
+    picture = plot_history(tuned.history, metric, tuned.best_epoch)
     return files if picture is None else {**files, PLOT: picture}
 
 

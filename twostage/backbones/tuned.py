@@ -140,14 +140,8 @@ class TunedBackbone:
         BackboneError
             If that file, or the network, is another one than was written.
         """
-        for name in (NETWORK, SEEN):  # another network has seen something else
-            file = self.folder / name
-            if file.is_file() and hash_file(file) != self.record["digests"].get(name):
-                raise BackboneError(
-                    f"'{file}' is not the one that 'twostage finetune' wrote. Copy the backbone's "
-                    f"folder again; without {SEEN}, nothing that the backbone embeds is scored."
-                )
-        return SeenRows.read(self.folder / SEEN)
+        self._own(NETWORK)  # another network has seen something else
+        return SeenRows.read(self._own(SEEN))
 
     def top(self) -> LinearTop:
         """Return the top that it was tuned with: it gives logits, or values of the target.
@@ -157,13 +151,17 @@ class TunedBackbone:
         BackboneError
             If its file is gone, damaged, or another one than was written.
         """
-        file = self.folder / TOP
-        if file.is_file() and hash_file(file) != self.record["digests"].get(TOP):
+        return LinearTop.read(self._own(TOP))
+
+    def _own(self, name: str) -> Path:
+        """Return the path of a file; raise BackboneError if another lies there by now."""
+        file = self.folder / name
+        if file.is_file() and hash_file(file) != self.record["digests"].get(name):
             raise BackboneError(
                 f"'{file}' is not the one that 'twostage finetune' wrote. Copy the backbone's "
-                "folder again."
+                f"folder again; without {SEEN}, nothing that the backbone embeds is scored."
             )
-        return LinearTop.read(file)
+        return file
 
 
 def find_tuned(path: Path) -> TunedBackbone | None:

@@ -9,7 +9,7 @@ import pandas as pd
 _LOSS, _VALIDATION, _SCORE = "#777777", "#0072b2", "#d55e00"  # told apart by all eyes
 
 
-def plot_history(history: pd.DataFrame, metric: str) -> bytes | None:
+def plot_history(history: pd.DataFrame, metric: str, best_epoch: int) -> bytes | None:
     """Draw losses and score of each epoch.
 
     Parameters
@@ -18,6 +18,8 @@ def plot_history(history: pd.DataFrame, metric: str) -> bytes | None:
         ``epoch``, ``loss``, ``validation_loss``, ``score``; epoch 0 is the frozen backbone.
     metric : str
         What the score is.
+    best_epoch : int
+        The one that was kept.
 
     Returns
     -------
@@ -40,8 +42,8 @@ def plot_history(history: pd.DataFrame, metric: str) -> bytes | None:
     scores.plot(history["epoch"], history["score"], "s-", color=_SCORE)
     scores.set(xlabel="epoch", ylabel=f"validation {metric.upper()}")
     if np.isfinite(history["score"]).any():
-        best = history.iloc[int(np.nanargmax(history["score"]))]
-        scores.set_title(f"kept: epoch {best['epoch']:.0f}, {best['score']:.3f}", fontsize=10)
+        kept = history["score"].iloc[best_epoch]
+        scores.set_title(f"kept: epoch {best_epoch}, {kept:.3f}", fontsize=10)
         scores.axhline(history["score"].iloc[0], color=_LOSS, lw=0.8, ls=":", label="frozen")
         scores.legend(frameon=False)
     for axes in (losses, scores):
