@@ -42,7 +42,7 @@ from twostage.splits import holdout
 ARTIFACTS = Path(__file__).parents[1] / "artifacts"
 LIBRARIES = ("twostage", "keras", "tensorflow", "scikit-learn", "lightgbm", "numpy")
 BACKBONE, ALPHA, SIZE_PX = "mobilenet_v2_035", 0.35, 96
-EPOCHS, LEARNING_RATE, BATCH_SIZE = 4, 5e-4, 32
+EPOCHS, LEARNING_RATE, BATCH_SIZE = 16, 2e-4, 32
 BY_HAND = "by hand"
 MODES = ("none", "holdout", "crossfit", "oof-scores")
 COLUMNS = ["image", "lesion_id", "age", "sex", "site", "malignant"]
@@ -58,7 +58,7 @@ def by_hand(table: pd.DataFrame, held_back: pd.DataFrame, folder: Path) -> tuple
         return np.stack([decode((folder / name).read_bytes(), SIZE_PX)[0] for name in frame.image])
 
     base = keras.applications.MobileNetV2(
-        alpha=ALPHA, include_top=False, pooling="avg", input_shape=(SIZE_PX, SIZE_PX, 3)
+        alpha=ALPHA, include_top=False, pooling="avg", input_shape=(None, None, 3)
     )
     for layer in base.layers:
         layer.trainable = not isinstance(layer, keras.layers.BatchNormalization)
@@ -96,20 +96,14 @@ def by_twostage(
         table.to_csv(work / "table.csv", index=False)
         held_back.drop(columns="malignant").to_csv(work / "new.csv", index=False)
         tuning = ["--epochs", str(EPOCHS), "--lr", str(LEARNING_RATE), "--augment", "none"]
+        tuning += ["--lr-decay", "1", "--patience", str(EPOCHS)]  # as strongly as by hand
         options = [] if mode == "none" else ["--finetune", mode, *tuning]
         summary = run(
             *("fit", "--images", str(folder), "--table", str(work / "table.csv")),
             *("--target", "malignant", "--image-col", "image", "--group", "lesion_id"),
             *("--backbone", BACKBONE, "--image-size", str(SIZE_PX), "--head", "linear"),
-            *(
-                "--random-state",
-                str(seed),
-                "--quiet",
-                "--json",
-                "-o",
-                str(work / "model"),
-                *options,
-            ),
+            *("--random-state", str(seed), "--quiet", "--json", "-o", str(work / "model")),
+            *options,
         )
         auc = json.loads(summary)["holdout"]["scores"]["auc"]
         predictions = work / "predictions.csv"

@@ -17,7 +17,7 @@ from twostage.training.activations import frozen_activations
 from twostage.training.augmentation import augmentation_layers
 from twostage.training.blocks import BlockedNetwork
 from twostage.training.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
-from twostage.training.data import Examples, TrainingBatches, array_on_disk, in_batches
+from twostage.training.data import Examples, TrainingBatches, array_on_disk, fed, in_batches
 from twostage.training.optimizer import BlockwiseAdamW, schedule
 from twostage.training.settings import TuningSettings
 from twostage.training.top import LinearTop, linear_tops
@@ -244,6 +244,16 @@ def numbered(n: int = 23) -> Examples:
     rows = np.arange(n) * 2
     x = np.arange(2 * n, dtype=np.uint8).reshape(-1, 1, 1, 1)
     return Examples(x, rows, 3 * rows[:, None].astype(np.float32), 5 * rows.astype(np.float32))
+
+
+def test_keras_is_fed_the_batches_by_what_does_not_tune_itself() -> None:
+    one_epoch = TrainingBatches(numbered(), 5, 0.0, np.random.default_rng(0))
+    dataset = fed(one_epoch)
+    assert dataset.options().autotune.enabled is False
+    assert len(dataset) == len(one_epoch)
+    for given, expected in zip(dataset, batches(numbered()), strict=True):
+        for one, other in zip(given, expected, strict=True):
+            np.testing.assert_array_equal(one, other)
 
 
 def test_each_example_comes_at_most_once_with_its_own_label() -> None:

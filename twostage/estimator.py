@@ -446,15 +446,15 @@ class TwoStageClassifier(ClassifierMixin, _TwoStage):
     finetune : {None, "holdout", "crossfit", "oof-scores", "naive"}, default=None
         Whether the backbone is tuned on the rows of `fit`, and by which split of them, so that the
         head learns from no row by what has seen its label. "holdout" tunes it on half of the rows,
-        and the head learns from the others; "crossfit" does that both ways round and averages the
-        predictions; "oof-scores" tunes backbones on all rows but a fold, which give the fold's
-        rows scores for the head to see beside the embeddings; "naive" uses all rows for both, to
-        be compared with. Each backbone is tuned once and kept in the cache: a search over the
-        head's settings tunes none anew. The cache must stay: use `save` for a model that brings
-        its backbones along.
+        and the head learns from the others; "crossfit" tunes backbones on all rows but a fold,
+        from which a head learns, and averages the predictions of the heads; "oof-scores" tunes
+        them likewise, and each gives its fold scores for one head to see beside the embeddings;
+        "naive" uses all rows for both, to be compared with. Each backbone is tuned once and kept
+        in the cache: a search over the head's settings tunes none anew. The cache must stay: use
+        `save` for a model that brings its backbones along.
     finetuning : dict, optional
         How: fields of `twostage.training.settings.TuningSettings`, such as ``{"epochs": 5}``, and
-        ``share``, of the rows that "holdout" tunes on, and ``n_folds`` of "oof-scores". Of a
+        ``share``, of the rows that "holdout" tunes on, and ``n_folds`` of the two others. Of a
         ``class_weight`` "balanced" stage one takes note too, unless it is told otherwise.
     backbone, weights, layer, pooling, image_size, resize, image_root, engine, \
 precision, preprocessing, batch_size, workers, device, cache_dir

@@ -10,8 +10,8 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import asdict, dataclass, field
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,7 @@ import pandas as pd
 from scipy.special import log_softmax, softmax
 from sklearn.utils.class_weight import compute_sample_weight
 
-from twostage.backbones.devices import DEVICES
+from twostage.backbones.devices import DEVICES, choose_device
 from twostage.backbones.lazy import LazyBackbone
 from twostage.backbones.spec import BackboneSettings
 from twostage.backbones.tuned import HISTORY, PLOT, LinearTop, check_destination, write_tuned
@@ -39,6 +39,7 @@ from twostage.training.top import linear_tops
 
 if TYPE_CHECKING:
     from twostage.training.blocks import BlockedNetwork
+    from twostage.training.placement import Placement
     from twostage.training.trainer import Told, Trainer
 
 log = logging.getLogger("twostage")
@@ -180,7 +181,7 @@ def finetune(
     workers : int, optional
         Threads that decode.
     device : {"auto", "cpu", "gpu"}
-        Where it is trained.
+        Where it is trained; of several GPUs all, on TensorFlow and JAX.
     progress : Progress
         Whom to tell how far it is.
     **settings
@@ -216,7 +217,9 @@ def finetune(
     groups = [] if group is None else list(require_column(table, group, "group"))
     folder = Path(output)
     check_destination(folder)
-    with _trained_on(device):
+    placement, precision = _placed(device, how.precision)
+    how = replace(how, precision=precision)
+    with placement.scope():
         network, model = _blocked(backbone, how)
     parent = LazyBackbone(backbone, device)
     engine, seen_before = parent.get(), parent.seen()
@@ -226,7 +229,7 @@ def finetune(
             "teach such a network anything. Start from ImageNet weights.",
             engine.spec.name,
         )
-    with _workspace(folder) as workspace, _trained_on(device):
+    with _workspace(folder) as workspace:
         labelled = load_labelled(
             table,
             columns,
@@ -245,7 +248,7 @@ def finetune(
             "backbone": engine.spec.identity,
             "images": hash_json([labelled.hashes, lesson.y.tolist(), lesson.train.tolist()]),
         }
-        tuned = _tune(network, model, engine, lesson, how, workspace, asked, progress)
+        tuned = _tune(network, model, engine, lesson, how, workspace, asked, progress, placement)
         seen = _seen(labelled, lesson, group)
         if seen_before is not None:
             _warn_of_groups(seen_before, group)
@@ -299,11 +302,12 @@ def _blocked(backbone: BackboneSettings, how: TuningSettings) -> "tuple[BlockedN
     return network, model
 
 
-def _trained_on(device: str) -> AbstractContextManager[Any]:
-    """Return the scope in which Keras keeps off GPUs, if that is asked for."""
-    from twostage.backbones.network import on_device
+def _placed(device: str, precision: str) -> "tuple[Placement, str]":
+    """Choose where the network is trained, and in which precision."""
+    from twostage.training.placement import Placement, training_precision
 
-    return on_device("cpu:0" if device == "cpu" else None)
+    where = choose_device(device)
+    return Placement(where.names), training_precision(precision, where)
 
 
 @dataclass(frozen=True)
@@ -435,22 +439,59 @@ def _tune(
     workspace: Path,
     asked: Mapping[str, Any],
     progress: Progress,
+    placement: "Placement",
 ) -> _Tuned:
-    """Train epoch by epoch, from the checkpoint if there is one, and keep the best."""
+    """Train the last blocks, and keep what they are after the best epoch."""
+    from twostage.training.placement import in_precision
     from twostage.training.trainer import Trainer
 
     first = network.first_trained(how.unfreeze)
     top, frozen = _best_top(engine, lesson)
-    inputs = _inputs(network, first, engine.spec.preprocessing, lesson, how, workspace, progress)
-    trainer = Trainer(
-        network,
-        first,
-        inputs.preprocessing,
-        top,
-        is_classification=lesson.n_classes is not None,
-        settings=how,
-        n_rows=len(lesson.train),
+    with placement.scope():
+        preprocessing = engine.spec.preprocessing
+        inputs = _inputs(network, first, preprocessing, lesson, how, workspace, progress)
+        trainer = Trainer(
+            network,
+            first,
+            inputs.preprocessing,
+            top,
+            is_classification=lesson.n_classes is not None,
+            settings=how,
+            n_rows=len(lesson.train),
+            n_devices=placement.n_devices,
+        )
+        with in_precision(trainer.part, how.precision):
+            history, best, stopped = _run_epochs(
+                trainer, frozen, inputs, lesson, how, workspace, asked, progress
+            )
+        trainer.model.set_weights(best)
+    seconds = sum(row["seconds"] for row in history[1:])
+    return _Tuned(
+        model,
+        trainer.top(),
+        pd.DataFrame(history),
+        _best_epoch(history),
+        len(network.blocks),
+        len(network.blocks) - first,
+        (len(history) - 1) * len(lesson.train) / seconds if seconds else float("nan"),
+        stopped,
     )
+
+
+def _run_epochs(
+    trainer: "Trainer",
+    frozen: dict[str, Any],
+    inputs: "_Inputs",
+    lesson: _Lesson,
+    how: TuningSettings,
+    workspace: Path,
+    asked: Mapping[str, Any],
+    progress: Progress,
+) -> tuple[list[dict[str, Any]], list[np.ndarray], str | None]:
+    """Train epoch by epoch, from the checkpoint if there is one; return history and best weights.
+
+    The last of the three says why it ended before its last epoch.
+    """
     history, best, stopped = [frozen], trainer.weights(), None
     kept = read_checkpoint(workspace)
     if kept is not None:
@@ -471,18 +512,7 @@ def _tune(
         if _best_epoch(history) == len(history) - 1:
             best = trainer.weights()
         write_checkpoint(workspace, Checkpoint(asked, history, trainer.state(), best))
-    trainer.model.set_weights(best)
-    seconds = sum(row["seconds"] for row in history[1:])
-    return _Tuned(
-        model,
-        trainer.top(),
-        pd.DataFrame(history),
-        _best_epoch(history),
-        len(network.blocks),
-        len(network.blocks) - first,
-        (len(history) - 1) * len(lesson.train) / seconds if seconds else float("nan"),
-        stopped,
-    )
+    return history, best, stopped
 
 
 def _run_epoch(
@@ -501,7 +531,8 @@ def _run_epoch(
     if progress.step is not None:
         step = progress.step
         told = lambda number, n, loss: step(epoch, how.epochs, number, n, loss)  # noqa: E731
-    done = trainer.run_epoch(epoch - 1, examples, told)
+    with _memory_told(how):
+        done = trainer.run_epoch(epoch - 1, examples, told)
     seconds = time.perf_counter() - started
     loss, score = float("nan"), float("nan")
     stopped = None
@@ -517,6 +548,23 @@ def _run_epoch(
     if progress.epoch is not None:
         progress.epoch(record)
     return record, stopped
+
+
+@contextmanager
+def _memory_told(how: TuningSettings) -> Iterator[None]:
+    """Say what to do where a device's memory does not hold a batch."""
+    from twostage.backbones.forward import is_out_of_memory
+
+    try:
+        yield
+    except Exception as error:  # each backend has its own
+        if not is_out_of_memory(error):
+            raise
+        raise FinetuningError(
+            f"The device's memory does not hold a batch of {how.batch_size} images with what "
+            "training keeps of them. Give a smaller batch size or image size, or unfreeze fewer "
+            "blocks."
+        ) from error
 
 
 def _record_of(

@@ -137,14 +137,14 @@ def cross_folds(
     """
     if groups is None:
         groups = np.arange(len(y))
-    n_folds = min(n_folds, len(np.unique(groups)))
-    if n_folds < 2:
-        raise DataError(
-            f"All {len(y)} rows are one group: nothing can be held out. Add rows of other groups."
-        )
-    strata = y if is_classification else _rank_bins(y)
     folds = []
-    for test in _stratified_tests(strata, groups, n_folds, random_state):
+    for test in partition(
+        y,
+        is_classification=is_classification,
+        groups=groups,
+        n_parts=n_folds,
+        random_state=random_state,
+    ):
         train = np.setdiff1d(np.arange(len(y)), test)
         if is_classification:
             is_lost = np.isin(groups[test], groups[test][~np.isin(y[test], y[train])])
@@ -201,6 +201,45 @@ def inner_folds(
         )
     except DataError:
         return []
+
+
+def partition(
+    y: np.ndarray,
+    *,
+    is_classification: bool,
+    groups: np.ndarray | None = None,
+    n_parts: int = 2,
+    random_state: int = 0,
+) -> list[np.ndarray]:
+    """Cut rows into parts of about equal size, stratified, and by whole groups.
+
+    Parameters
+    ----------
+    y, is_classification, groups, random_state
+        As for `cross_folds`.
+    n_parts : int
+        How many; fewer where there are fewer groups.
+
+    Returns
+    -------
+    list of int arrays
+        Row numbers, sorted. Every row is in one of them; a class may be missing in some.
+
+    Raises
+    ------
+    DataError
+        If there is one group only.
+    """
+    if groups is None:
+        groups = np.arange(len(y))
+    n_parts = min(n_parts, len(np.unique(groups)))
+    if n_parts < 2:
+        raise DataError(
+            f"All {len(y)} rows are one group: nothing can be held out. Add rows of other groups."
+        )
+    strata = y if is_classification else _rank_bins(y)
+    parts = _stratified_tests(strata, groups, n_parts, random_state)
+    return [np.sort(part) for part in parts if len(part)]
 
 
 def covering_folds(

@@ -34,7 +34,7 @@ class StagingSettings:
     share : float
         Of the rows that "holdout" tunes on; stage two learns from the others.
     n_folds : int
-        Backbones of "oof-scores", each tuned on all rows but a fold.
+        Backbones of "crossfit" and "oof-scores", each tuned on all rows but a fold.
     tuning : TuningSettings
         How each backbone is tuned.
     """

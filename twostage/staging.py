@@ -4,7 +4,8 @@
 has not seen its label, nor its group's:
 
 - "holdout": a backbone is tuned on a part of the rows, the second stage learns from the others.
-- "crossfit": two of those, with the parts exchanged; their predictions are averaged.
+- "crossfit": a backbone is tuned on all rows but a part, for each part, from which a second stage
+  learns; their predictions are averaged.
 - "oof-scores": backbones tuned on all rows but a fold give the fold's rows scores, by their tops.
   These join the table, beside embeddings by the backbone as it came; new rows get their mean.
 - "naive": both stages learn from all rows. It is there to be compared with.
@@ -33,7 +34,7 @@ from twostage.joins import ImageBlock
 from twostage.rows import TrainingRows
 from twostage.seen import SeenRows
 from twostage.sources import blocks_from_files, check_usable
-from twostage.splits import covering_folds, holdout
+from twostage.splits import covering_folds, holdout, partition
 from twostage.staged import Scorer, StagedModel, StagingSettings, free_name, scores_of
 from twostage.store.store import EmbeddingStore
 from twostage.table.roles import NUMERIC, Column
@@ -167,10 +168,15 @@ class _Work:
         return self._model([self._stage_two(tuned, others)], [tuned_on], tuned.seen())
 
     def crossfit(self) -> StagedModel:
-        one, other = self._cut(0.5)
-        first, second = self._tune(one, "1 of 2"), self._tune(other, "2 of 2")
-        parts = [self._stage_two(first, other), self._stage_two(second, one)]
-        return self._model(parts, [one, other], first.seen().union(second.seen()))
+        everything = np.arange(len(self.rows))
+        cut = self._parts()
+        parts, tuned_on, seen = [], [], SeenRows()
+        for number, part in enumerate(cut):
+            tuned_on.append(np.setdiff1d(everything, part))
+            tuned = self._tune(tuned_on[-1], f"{number + 1} of {len(cut)}")
+            parts.append(self._stage_two(tuned, part))
+            seen = seen.union(tuned.seen())
+        return self._model(parts, tuned_on, seen)
 
     def oof_scores(self) -> StagedModel:
         names, folds = self._score_names(), self._folds()
@@ -199,6 +205,16 @@ class _Work:
             random_state=self.staging.settings.random_state,
         )
         return (larger, smaller) if share <= 0.5 else (smaller, larger)
+
+    def _parts(self) -> list[np.ndarray]:
+        """Return the rows in parts that share no group."""
+        return partition(
+            self.target.y,
+            is_classification=self.rows.is_classification,
+            groups=self.rows.groups,
+            n_parts=self.staging.how.n_folds,
+            random_state=self.staging.settings.random_state,
+        )
 
     def _folds(self) -> list[tuple[np.ndarray, np.ndarray]]:
         folds = covering_folds(

@@ -40,7 +40,7 @@ _OF_BACKBONE = (
     *("backbone", "weights", "layer", "pooling", "image_size", "resize", "preprocessing"),
     "random_state",
 )
-_OF_TUNING = (*TUNING, "batch_size", "class_weight", "random_state")
+_OF_TUNING = (*TUNING, "batch_size", "class_weight", "precision", "random_state")
 
 
 @click.command()
@@ -78,7 +78,14 @@ _OF_TUNING = (*TUNING, "batch_size", "class_weight", "random_state")
     type=click.Choice(["auto", "cpu", "gpu"]),
     default="auto",
     show_default=True,
-    help="Where it is trained.",
+    help="Where it is trained; on all GPUs there are.",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
+    default="auto",
+    show_default=True,
+    help="What it is trained in; auto takes a reduced one where a GPU is faster in it.",
 )
 @random_state_option
 @quiet_option

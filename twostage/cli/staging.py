@@ -108,8 +108,8 @@ def tuning_lines(fitted: "AnyModel") -> list[str]:
     n_names = sum(len(names) for names in fitted.score_names.values())
     line = {
         "holdout": f"{parent} was tuned on {sizes} rows; the head learned from the {rest} others.",
-        "crossfit": f"two of {parent}, tuned on {sizes} rows, each with a head that learned from "
-        f"the others ({rest}); their predictions are averaged.",
+        "crossfit": f"{len(fitted.n_tuned)} of {parent}, tuned on {sizes} rows, each with a head "
+        f"that learned from the others ({rest}); their predictions are averaged.",
         "oof-scores": f"{len(fitted.n_tuned)} of {parent}, tuned on {sizes} rows, gave the others "
         f"their scores ({plural(n_names, 'column')}), from which the head learned beside the "
         "embeddings; of new rows their mean is taken.",

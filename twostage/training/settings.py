@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from twostage.backbones.spec import AUTO, PRECISIONS
 from twostage.errors import UsageError
 
 AUGMENTATIONS = ("natural", "medical", "none")
@@ -50,6 +51,9 @@ class TuningSettings:
         Of the embedding, before the top.
     patience : int
         Epochs without a better score after which it ends; the best are kept in any case.
+    precision : {"auto", "float32", "bfloat16", "float16"}
+        What layers compute in, while weights stay in float32; see
+        `twostage.training.placement.training_precision`.
     random_state : int
         Of everything random.
     """
@@ -71,6 +75,7 @@ class TuningSettings:
     class_weight: str | None = None
     dropout: float = 0.2
     patience: int = 4
+    precision: str = AUTO
     random_state: int = 0
 
     def __post_init__(self) -> None:
@@ -93,6 +98,7 @@ class TuningSettings:
                 raise UsageError(f"{name} must be {low} to {high}; found {value}.")
         for name, choices in (
             ("augment", AUGMENTATIONS),
+            ("precision", PRECISIONS),
             ("loss", LOSSES),
             ("class_weight", (None, *CLASS_WEIGHTS)),
         ):

@@ -12,8 +12,9 @@ from twostage.backbones.quiet_keras import keras
 from twostage.backbones.tuned import LinearTop
 from twostage.training.augmentation import augmentation_layers
 from twostage.training.blocks import BlockedNetwork
-from twostage.training.data import Examples, TrainingBatches, in_batches
+from twostage.training.data import Examples, TrainingBatches, fed, in_batches
 from twostage.training.optimizer import BlockwiseAdamW, schedule
+from twostage.training.placement import padded, shared_size
 from twostage.training.settings import TuningSettings
 
 N_PHASES = 3  # of gradual unfreezing
@@ -55,6 +56,15 @@ class Trainer:
         How.
     n_rows : int
         Rows of an epoch.
+    n_devices : int
+        That share a batch; see `twostage.training.placement.Placement`, in whose scope it is made.
+
+    Attributes
+    ----------
+    model : keras.Model
+        From pixels or activations to outputs.
+    part : keras.Model
+        The network in it, from preprocessed pixels or activations to embeddings.
     """
 
     def __init__(
@@ -67,12 +77,15 @@ class Trainer:
         is_classification: bool,
         settings: TuningSettings,
         n_rows: int,
+        n_devices: int = 1,
     ):
         self._network = network
         self._first = first
         self._settings = settings
         self._is_classification = is_classification
-        self._steps_per_epoch = max(1, n_rows // min(settings.batch_size, n_rows))
+        self._n_devices = n_devices
+        self._batch_size = shared_size(min(settings.batch_size, n_rows), n_devices)
+        self._steps_per_epoch = max(1, n_rows // self._batch_size)
         dense = keras.layers.Dense(len(top.bias), name="twostage_top", dtype="float32")
         self.model = self._built(preprocessing, dense)
         dense.set_weights([top.kernel, top.bias])
@@ -93,16 +106,18 @@ class Trainer:
         """
         self.prepare(epoch)
         rng = np.random.default_rng([self._settings.random_state, epoch])
-        batches = TrainingBatches(examples, self._settings.batch_size, self._settings.mixup, rng)
+        batches = TrainingBatches(examples, self._batch_size, self._settings.mixup, rng)
         watch = _Watch(len(batches), told)
-        self.model.fit(batches, epochs=1, verbose=0, shuffle=False, callbacks=[watch])
+        self.model.fit(fed(batches), epochs=1, verbose=0, shuffle=False, callbacks=[watch])
         batches.release()
         return EpochRecord(watch.loss, watch.nan_step)
 
     def outputs(self, x: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """Return logits or values of shape (n, n_outputs) of rows of x, without augmentation."""
-        size = self._settings.batch_size
-        given = [self.model.predict_on_batch(batch) for batch in in_batches(x, rows, size)]
+        given = [
+            self.model.predict_on_batch(padded(batch, self._n_devices))[: len(batch)]
+            for batch in in_batches(x, rows, self._batch_size)
+        ]  # TensorFlow's strategy gives the whole batch again for each device: the first will do
         return np.vstack(given).astype(np.float32)
 
     def prepare(self, epoch: int) -> None:
@@ -128,6 +143,8 @@ class Trainer:
         trained = self.model.trainable_variables
         factors = [factor_of.get(id(one), 1.0) for one in trained]  # paths may be equal
         optimizer = BlockwiseAdamW(factors, learning_rate=rates, weight_decay=settings.weight_decay)
+        if settings.precision == "float16":  # gradients of its range would vanish
+            optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
         self.model.compile(optimizer, self._loss())
         optimizer.build(trained)
 
@@ -165,13 +182,11 @@ class Trainer:
     def _built(self, preprocessing: str | None, dense: Any) -> Any:
         """Return the model from pixels or activations to outputs."""
         settings = self._settings
+        self.part = part = self._network.trained_part(0 if preprocessing else self._first)
+        given = values = keras.Input(part.input.shape[1:])
         if preprocessing is None:
-            part = self._network.trained_part(self._first)
-            given = keras.Input(part.input.shape[1:])
             embedding = InInference(part)(given)
         else:
-            part = self._network.trained_part(0)
-            given = values = keras.Input(part.input.shape[1:])
             for layer in augmentation_layers(
                 settings.augment, randaugment=settings.randaugment, seed=settings.random_state
             ):
