@@ -38,8 +38,8 @@ LIBRARIES = ("twostage", "keras", "tensorflow", "numpy")
 N_PHOTOS, SIZE_PX, BATCH_SIZE, N_EPOCHS, N_COPIES = 512, 192, 32, 12, 4
 BLOCK = "block_13"
 CURVES = {
-    "last blocks, cached": {"unfreeze": BLOCK, "copies": 6},
-    "last blocks": {"unfreeze": BLOCK},
+    "last blocks, cached": {"unfreeze": BLOCK},
+    "last blocks": {"unfreeze": BLOCK, "copies": 0},
     "all": {"unfreeze": "all"},
 }
 

@@ -26,10 +26,12 @@ from twostage.errors import (
     ImagesError,
     UsageError,
 )
-from twostage.finetuning import FinetuningSummary, Progress, finetune
+from twostage.finetuning import FinetuningSummary, Progress, _n_copies, finetune
 from twostage.fingerprint import hash_file
 from twostage.seen import SeenRows
+from twostage.training.blocks import BlockedNetwork
 from twostage.training.plot import plot_history
+from twostage.training.settings import TuningSettings
 from twostage.training.trainer import EpochRecord, Trainer
 
 HOW = QUICK | {"epochs": 3, "mixup": 0.2}
@@ -282,6 +284,29 @@ def test_frozen_blocks_stay_where_copies_of_their_activations_are_trained_on(
     assert not is_same[n_frozen]
     assert not is_same[-5]
     assert files(tmp_path) == ["out"]
+
+
+@pytest.mark.parametrize(
+    ("unfreeze", "copies"),
+    [("block_5", 4), ("block_2", 4), ("all", 0)],  # what enters block_2 is smaller than pixels
+)
+def test_copies_are_kept_by_default_where_blocks_are_frozen(
+    data: Data, tmp_path: Path, unfreeze: str, copies: int
+) -> None:
+    data.tune(tmp_path / "out", unfreeze=unfreeze, epochs=1)
+    record = json.loads((tmp_path / "out" / "backbone.json").read_text())
+    assert record["training"]["settings"]["copies"] == copies
+
+
+def test_activations_larger_than_pixels_are_not_kept_unasked(tmp_path: Path) -> None:
+    inputs = keras.Input((SIZE, SIZE, 3))
+    wide = keras.layers.Conv2D(8, 3, padding="same", name="block_1_conv")(inputs)
+    last = keras.layers.Conv2D(4, 3, strides=2, name="block_2_conv")(wide)
+    network = BlockedNetwork(
+        keras.Model(inputs, keras.layers.GlobalAveragePooling2D(name="pool")(last))
+    )
+    assert _n_copies(network, TuningSettings(unfreeze=1)) == 0
+    assert _n_copies(network, TuningSettings(unfreeze=1, copies=3)) == 3
 
 
 @pytest.mark.slow

@@ -48,6 +48,8 @@ PathLike = str | os.PathLike[str]
 _WORKSPACE = "{name}.unfinished"
 _KEPT_THERE = re.compile(r"pixels|plain|look_\d+|_?checkpoint\.npz")
 _VALIDATION = 0.2
+_COPIES = 4
+_BYTES_OF_ACTIVATION = 2  # float16; of a pixel's colours one each
 
 
 @dataclass(frozen=True)
@@ -221,6 +223,7 @@ def finetune(
     how = replace(how, precision=precision)
     with placement.scope():
         network, model = _blocked(backbone, how)
+    how = replace(how, copies=_n_copies(network, how))
     parent = LazyBackbone(backbone, device)
     engine, seen_before = parent.get(), parent.seen()
     if engine.spec.weights.startswith("random"):
@@ -300,6 +303,18 @@ def _blocked(backbone: BackboneSettings, how: TuningSettings) -> "tuple[BlockedN
     network = BlockedNetwork(model)
     network.first_trained(how.unfreeze)
     return network, model
+
+
+def _n_copies(network: "BlockedNetwork", how: TuningSettings) -> int:
+    """Return of how many augmented copies the frozen part's activations are kept."""
+    from twostage.training.blocks import size_of
+
+    if how.copies is not None:
+        return how.copies
+    first = network.first_trained(how.unfreeze)
+    entry, pixels = network.blocks[first].entry, network.blocks[0].entry
+    is_small = _BYTES_OF_ACTIVATION * size_of(entry) <= size_of(pixels)
+    return _COPIES if first > 0 and is_small else 0
 
 
 def _placed(device: str, precision: str) -> "tuple[Placement, str]":

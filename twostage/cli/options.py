@@ -154,7 +154,7 @@ tuning_options = together(
         "--lr",
         "learning_rate",
         type=click.FloatRange(0, 1),
-        default=1e-4,
+        default=3e-4,
         show_default=True,
         help="Learning rate of the top and the last block; it warms up and falls as a cosine.",
     ),
@@ -201,10 +201,10 @@ tuning_options = together(
     click.option(
         "--copies",
         type=click.IntRange(0),
-        default=0,
         metavar="N",
         help="With frozen blocks: compute their activations once, for N augmented copies of each "
-        "image, and train on those over and over.",
+        "image, and train on those over and over; by default 4, where they take less room than "
+        "pixels. 0 computes them at each look.",
     ),
     click.option(
         "--loss",
@@ -229,7 +229,7 @@ tuning_options = together(
     click.option(
         "--patience",
         type=click.IntRange(1),
-        default=4,
+        default=10,
         show_default=True,
         help="Epochs without a better score after which it ends.",
     ),

@@ -57,7 +57,7 @@ def frozen_activations(
     layers = augmentation_layers(how.augment, randaugment=how.randaugment, seed=how.random_state)
     plainly = compile_forward(_model(frozen, preprocessing, shape, []), None)
     changed = _model(frozen, preprocessing, shape, layers)
-    n_looks = how.copies if layers else 1
+    n_looks = (how.copies or 1) if layers else 1
     total, done = n_looks * len(train) + len(validation), 0
 
     def computed(forward: Callable[[np.ndarray], np.ndarray], rows: np.ndarray) -> Iterator[Any]:

@@ -38,9 +38,10 @@ class TuningSettings:
         Whether RandAugment changes images further.
     mixup : float
         Parameter of the beta distribution by which pairs of images are mixed; 0 for none.
-    copies : int
+    copies : int or None
         Of each image, augmented ones whose activations at the freezing point are computed once and
-        kept; 0 computes them anew in each epoch.
+        kept; 0 computes them anew in each epoch. None keeps 4 where blocks are frozen, and an
+        image's activations take less room than its pixels.
     loss : {"crossentropy", "focal"}
         Of classes; values are regressed on by their squared error.
     label_smoothing : float
@@ -50,7 +51,8 @@ class TuningSettings:
     dropout : float
         Of the embedding, before the top.
     patience : int
-        Epochs without a better score after which it ends; the best are kept in any case.
+        Epochs without a better score after which it ends. The best one is kept in any case, and
+        the last ones, in which the learning rate falls, are often that.
     precision : {"auto", "float32", "bfloat16", "float16"}
         What layers compute in, while weights stay in float32; see
         `twostage.training.placement.training_precision`.
@@ -61,7 +63,7 @@ class TuningSettings:
     epochs: int = 10
     unfreeze: int | str = "all"
     gradual: bool = False
-    learning_rate: float = 1e-4
+    learning_rate: float = 3e-4
     lr_decay: float = 0.9
     weight_decay: float = 0.01
     warmup: float = 0.1
@@ -69,12 +71,12 @@ class TuningSettings:
     augment: str = "natural"
     randaugment: bool = False
     mixup: float = 0.0
-    copies: int = 0
+    copies: int | None = None
     loss: str = "crossentropy"
     label_smoothing: float = 0.0
     class_weight: str | None = None
     dropout: float = 0.2
-    patience: int = 4
+    patience: int = 10
     precision: str = AUTO
     random_state: int = 0
 
@@ -94,7 +96,7 @@ class TuningSettings:
             ("random_state", 0, 2**32 - 1),
         ):
             value = getattr(self, name)
-            if not low <= value <= high:  # NaN too
+            if value is not None and not low <= value <= high:  # NaN too
                 raise UsageError(f"{name} must be {low} to {high}; found {value}.")
         for name, choices in (
             ("augment", AUGMENTATIONS),
