@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 
 from twostage.errors import DataError
-from twostage.splits import MIN_ROWS, covering_folds, cross_folds, holdout, link_groups
+from twostage.splits import (
+    MIN_ROWS,
+    covering_folds,
+    cross_folds,
+    holdout,
+    link_groups,
+    partition,
+)
 
 N = 200
 
@@ -48,7 +55,7 @@ def test_every_row_is_in_one_part_and_rows_are_sorted(is_classification, groups)
     assert (np.diff(test) > 0).all()
 
 
-@pytest.mark.parametrize("fraction", [0.2, 0.25, 0.5])
+@pytest.mark.parametrize("fraction", [0.05, 0.2, 0.25, 0.3, 0.4, 0.45, 0.5])
 @pytest.mark.parametrize("is_classification", [True, False])
 def test_about_the_fraction_asked_for_is_held_out(is_classification, fraction):
     y = _target(is_classification)
@@ -56,6 +63,25 @@ def test_about_the_fraction_asked_for_is_held_out(is_classification, fraction):
     grouped = holdout(y, is_classification=is_classification, fraction=fraction, groups=_groups())
     assert len(rows) / N == pytest.approx(fraction, abs=0.02)
     assert len(grouped[1]) / N == pytest.approx(fraction, abs=0.06)
+
+
+def test_a_part_of_few_groups_is_as_near_to_the_fraction_as_they_allow():
+    groups = np.arange(N) % 5
+    test = holdout(_target(False), is_classification=False, fraction=0.38, groups=groups)[1]
+    assert len(np.unique(groups[test])) == 2
+
+
+def test_parts_share_no_group_and_have_every_row():
+    groups = _groups()
+    for n_parts in (2, 3):
+        parts = partition(_classes(), is_classification=True, groups=groups, n_parts=n_parts)
+        assert len(parts) == n_parts
+        np.testing.assert_array_equal(np.sort(np.concatenate(parts)), np.arange(N))
+        assert sum(len(np.unique(groups[part])) for part in parts) == 40
+        assert min(map(len, parts)) > N / n_parts / 2
+    assert len(partition(_classes(), is_classification=True, groups=groups % 2, n_parts=3)) == 2
+    with pytest.raises(DataError, match="All 200 rows are one group"):
+        partition(_classes(), is_classification=True, groups=np.zeros(N, int))
 
 
 def test_classes_have_the_same_shares_in_both_parts():

@@ -434,6 +434,7 @@ def test_a_backbone_that_is_being_tuned_is_not_cleared(tmp_path: Path) -> None:
         (("--finetune", "crossfit"), "give --images with their folder, not a STORE"),
         (("--epochs", 3, "--lr", 0.1), "--epochs, --lr: nothing is tuned without --finetune"),
         (("--tuning-batch-size", 8), "--tuning-batch-size: nothing is tuned without"),
+        (("--tuning-folds", 4), "--tuning-folds: nothing is tuned without"),
         (("--finetune", "both"), "Invalid value for '--finetune'"),
     ],
 )

@@ -1,6 +1,8 @@
 """Cut rows into training and held-out parts that share no group."""
 
+import math
 from collections.abc import Hashable, Sequence
+from fractions import Fraction
 
 import numpy as np
 from scipy.sparse import coo_array
@@ -11,6 +13,7 @@ from twostage.errors import DataError
 
 MIN_ROWS = 10
 _N_BINS = 10
+_MAX_FOLDS = 20
 _MANY_GROUPS = 5000  # StratifiedGroupKFold looks at them one by one
 
 
@@ -64,7 +67,8 @@ def holdout(
     groups : int array of shape (n_rows,), optional
         Rows of one group stay together.
     fraction : float
-        About how much to hold out: one over a whole number.
+        About how much to hold out, up to a half; in twentieths, unless it is one over a whole
+        number.
     random_state : int
         Which part that is.
 
@@ -78,7 +82,6 @@ def holdout(
     DataError
         If there are too few rows or groups.
     """
-    n_folds = round(1 / fraction)
     if len(y) < MIN_ROWS:
         raise DataError(
             f"{len(y)} rows are too few to hold some out for a score; at least {MIN_ROWS} are "
@@ -87,13 +90,14 @@ def holdout(
     if groups is None:
         groups = np.arange(len(y))
     n_groups = len(np.unique(groups))
+    n_held, n_folds = _ratio(fraction, n_groups)
     if n_groups < n_folds:
         raise DataError(
             f"{n_groups} groups are too few to hold one in {n_folds} out for a score. Add rows "
             "of other groups, or choose another group column."
         )
     strata = y if is_classification else _rank_bins(y)
-    test = _fold_nearest(strata, groups, n_folds, random_state)
+    test = _folds_nearest(strata, groups, n_held, n_folds, random_state)
     train = np.setdiff1d(np.arange(len(y)), test)
     if is_classification:
         train, test = _keep_every_class(y, groups, train, test)
@@ -101,8 +105,8 @@ def holdout(
         raise DataError("The classes have too few rows to hold some out for a score. Add rows.")
     if not fraction / 4 < len(test) / len(y) < (1 + fraction) / 2:
         raise DataError(
-            f"Groups or classes are too uneven to hold about 1 in {n_folds} of the {len(y)} rows "
-            f"out for a score: {len(test)} would be. Add rows, or choose another group column."
+            f"Groups or classes are too uneven to hold about {n_held} in {n_folds} of the {len(y)} "
+            f"rows out for a score: {len(test)} would be. Add rows, or choose another group column."
         )
     return train, test
 
@@ -288,12 +292,24 @@ def covering_folds(
     return [(np.setdiff1d(everything, test), test) for test in tests if len(test)]
 
 
-def _fold_nearest(
-    strata: np.ndarray, groups: np.ndarray, n_folds: int, random_state: int
+def _ratio(fraction: float, n_groups: int) -> tuple[int, int]:
+    """Return how many folds to hold out, and of how many."""
+    n_folds = max(2, round(1 / fraction))
+    if math.isclose(fraction * n_folds, 1, rel_tol=0.01):
+        return 1, n_folds
+    ratio = Fraction(fraction).limit_denominator(min(_MAX_FOLDS, max(n_groups, 2)))
+    return (ratio.numerator, ratio.denominator) if ratio else (1, n_folds)
+
+
+def _folds_nearest(
+    strata: np.ndarray, groups: np.ndarray, n_held: int, n_folds: int, random_state: int
 ) -> np.ndarray:
-    """Return the rows of the fold whose size is nearest to an even share."""
+    """Return the rows of some folds whose size is nearest to an even share."""
     folds = _stratified_tests(strata, groups, n_folds, random_state)
-    return min(folds, key=lambda test: abs(len(test) - len(strata) / n_folds))
+    share = len(strata) * n_held / n_folds
+    some = [[*folds, *folds][start : start + n_held] for start in range(n_folds)]
+    tests = [np.sort(np.concatenate(held)) for held in some]
+    return min(tests, key=lambda test: abs(len(test) - share))
 
 
 def _stratified_tests(

@@ -104,9 +104,25 @@ _OF_BACKBONE = (
     type=click.Choice(["none", "holdout", "oof-scores", "crossfit", "naive"]),
     default="none",
     show_default=True,
-    help="Tune the backbone on these rows too (with --images): on half of them, the head learns "
-    "from the others; out of fold, the head learns from scores; both ways round, and predictions "
-    "are averaged; or, to be compared with, all on all.",
+    help="Tune the backbone on these rows too (with --images): on a part of them, the head learns "
+    "from the others; out of fold, the head learns from scores; out of fold, a head learns from "
+    "each fold, and predictions are averaged; or, to be compared with, all on all.",
+)
+@click.option(
+    "--tuning-folds",
+    "n_folds",
+    type=click.IntRange(2, 100),
+    default=3,
+    show_default=True,
+    help="Backbones that oof-scores and crossfit tune, each on all rows but a fold.",
+)
+@click.option(
+    "--tuning-share",
+    "share",
+    type=click.FloatRange(0.05, 0.95),
+    default=0.5,
+    show_default=True,
+    help="Of the rows, those that holdout tunes on.",
 )
 @tuning_options
 @click.option(

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from twostage.targets import Target
 
 _BATCH = "tuning_batch_size"
+_OF_SPLITS = ("share", "n_folds")
 
 
 def check_tuning(ctx: click.Context, images: str | None, options: dict[str, Any]) -> None:
@@ -29,7 +30,7 @@ def check_tuning(ctx: click.Context, images: str | None, options: dict[str, Any]
         of_tuning = [
             parameter.opts[0]
             for parameter in ctx.command.params
-            if parameter.name in (*TUNING, _BATCH)
+            if parameter.name in (*TUNING, _BATCH, *_OF_SPLITS)
             and ctx.get_parameter_source(parameter.name) is click.core.ParameterSource.COMMANDLINE
         ]
         if of_tuning:
@@ -65,7 +66,7 @@ def staging_of(settings: "FitSettings", options: dict[str, Any]) -> "StagingSett
         class_weight=settings.class_weight,
         random_state=settings.random_state,
     )
-    return StagingSettings(mode, tuning=tuning)
+    return StagingSettings(mode, **{name: options[name] for name in _OF_SPLITS}, tuning=tuning)
 
 
 def fit_both_stages(
