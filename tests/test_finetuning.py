@@ -526,6 +526,19 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_leaves_nothing(
     assert files(tmp_path) == []
 
 
+def test_a_second_run_of_the_same_output_is_refused(data: Data, tmp_path: Path) -> None:
+    told: list[int] = []
+
+    def second(*_: Any) -> None:
+        told.append(1)
+        with pytest.raises(FinetuningError, match=r"out.unfinished' is being written by another"):
+            data.tune(tmp_path / "out", progress=Progress())
+
+    data.tune(tmp_path / "out", epochs=1, progress=Progress(epoch=second))
+    assert told == [1]
+    assert files(tmp_path) == ["out"]
+
+
 def test_an_unfinished_run_of_something_else_is_refused(data: Data, tmp_path: Path) -> None:
     with pytest.raises(Killed):
         data.tune(tmp_path / "out", progress=killed_in(2))

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from filelock import FileLock, Timeout
 from scipy.special import log_softmax, softmax
 from sklearn.utils.class_weight import compute_sample_weight
 
@@ -46,7 +47,8 @@ log = logging.getLogger("twostage")
 
 PathLike = str | os.PathLike[str]
 _WORKSPACE = "{name}.unfinished"
-_KEPT_THERE = re.compile(r"pixels|plain|look_\d+|_?checkpoint\.npz")
+_LOCK = "_lock"
+_KEPT_THERE = re.compile(r"pixels|plain|look_\d+|_?checkpoint\.npz|_lock")
 _VALIDATION = 0.2
 _COPIES = 4
 _BYTES_OF_ACTIVATION = 2  # float16; of a pixel's colours one each
@@ -707,14 +709,33 @@ def _workspace(output: Path) -> Iterator[Path]:
         workspace.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise FinetuningError(f"Can't write '{workspace}': {error.strerror}.") from error
-    had_checkpoint = read_checkpoint(workspace) is not None
+    with _held(workspace):
+        had_checkpoint = read_checkpoint(workspace) is not None
+        try:
+            yield workspace
+        except BaseException:
+            if not had_checkpoint and read_checkpoint(workspace) is None:
+                shutil.rmtree(workspace, ignore_errors=True)  # there is nothing to go on from
+            raise
+        shutil.rmtree(workspace, ignore_errors=True)
+
+
+@contextmanager
+def _held(workspace: Path) -> Iterator[None]:
+    """Hold the folder for one run."""
+    lock = FileLock(workspace / _LOCK, timeout=0)
     try:
-        yield workspace
-    except BaseException:
-        if not had_checkpoint and read_checkpoint(workspace) is None:
-            shutil.rmtree(workspace, ignore_errors=True)  # there is nothing to go on from
-        raise
-    shutil.rmtree(workspace, ignore_errors=True)
+        lock.acquire()
+    except Timeout:
+        raise FinetuningError(
+            f"'{workspace}' is being written by another run. Wait for it to end, or give another "
+            "-o."
+        ) from None
+    try:
+        yield
+    finally:
+        (workspace / _LOCK).unlink(missing_ok=True)
+        lock.release()
 
 
 def _warn_of_groups(before: SeenRows, group: str | None) -> None:

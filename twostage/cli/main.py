@@ -41,7 +41,10 @@ class _Group(click.Group):
             say(f"Error: {error.strerror or error}: '{error.filename}'. Check path and rights.")
             ctx.exit(TwoStageError.exit_code)
         except KeyboardInterrupt:
-            say("Interrupted. Run the same command again: images that are embedded stay embedded.")
+            say(
+                "Interrupted. Run the same command again: images that are embedded stay embedded, "
+                "and a tuning goes on after its last whole epoch."
+            )
             ctx.exit(INTERRUPTED)
 
 
