@@ -29,6 +29,8 @@ class Duplicates:
         Rows that share an image's bytes with another row.
     n_near_pairs, n_near_rows : int
         Pairs of rows with nearly equal images, of different bytes, and the rows in them.
+    is_joined : bool
+        Whether near-duplicates are in one group now.
     note : str or None
         Why they were not joined or looked for.
     """
@@ -37,6 +39,7 @@ class Duplicates:
     n_equal_rows: int
     n_near_pairs: int = 0
     n_near_rows: int = 0
+    is_joined: bool = False
     note: str | None = None
 
 
@@ -70,7 +73,7 @@ def join_duplicates(
     ).reshape(-1, 2)
     if not len(pairs):
         return Duplicates(groups, n_equal)
-    counts = {"n_near_pairs": len(pairs), "n_near_rows": len(np.unique(pairs))}
+    n_pairs, n_near = len(pairs), len(np.unique(pairs))
     labels: list[list[int]] = [[] for _ in groups]
     for number, pair in enumerate(pairs):
         for row in pair:
@@ -83,8 +86,8 @@ def join_duplicates(
             "which no fold can hold: the backbone hardly tells these images apart. They were not "
             "joined. Raise the threshold (--near-duplicates), or use trained weights."
         )
-        return Duplicates(groups, n_equal, **counts, note=note)
-    return Duplicates(joined, n_equal, **counts)
+        return Duplicates(groups, n_equal, n_pairs, n_near, False, note)
+    return Duplicates(joined, n_equal, n_pairs, n_near, True)
 
 
 def near_pairs(matrix: np.ndarray, threshold: float) -> np.ndarray:
@@ -108,7 +111,7 @@ def near_pairs(matrix: np.ndarray, threshold: float) -> np.ndarray:
     directions = matrix[rows] - matrix[rows].mean(axis=0, dtype=np.float64).astype(np.float32)
     lengths = np.linalg.norm(directions, axis=1, keepdims=True)
     directions /= np.maximum(lengths, np.finfo(np.float32).tiny)
-    return rows[np.concatenate(list(_pairs_by_block(directions, threshold)))]
+    return np.asarray(rows[np.concatenate(list(_pairs_by_block(directions, threshold)))])
 
 
 def _pairs_by_block(directions: np.ndarray, threshold: float) -> Iterator[np.ndarray]:
@@ -119,7 +122,7 @@ def _pairs_by_block(directions: np.ndarray, threshold: float) -> Iterator[np.nda
             is_near = cosines >= threshold
             if first == second:
                 is_near = np.triu(is_near, 1)
-            yield np.argwhere(is_near) + [first, second]
+            yield np.argwhere(is_near) + np.array([first, second])
 
 
 def _hashes(blocks: Mapping[str, ImageBlock], row: int) -> set[str]:

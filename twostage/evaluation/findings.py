@@ -9,8 +9,16 @@ from twostage.evaluation.scoring import LOWER_IS_BETTER
 from twostage.evaluation.summary import FoldPrediction, cross_validated_difference
 from twostage.metrics import Score
 
-_NAMES = {"auc": "AUC", "r2": "R2", "r2_log": "R2 of the logarithm", "rmse": "RMSE", "mae": "MAE",
-          "mape": "MAPE", "log_loss": "log loss", "balanced_accuracy": "balanced accuracy"}  # fmt: skip
+_NAMES = {
+    "auc": "AUC",
+    "r2": "R2",
+    "r2_log": "R2 of the logarithm",
+    "rmse": "RMSE",
+    "mae": "MAE",
+    "mape": "MAPE",
+    "log_loss": "log loss",
+    "balanced_accuracy": "balanced accuracy",
+}
 _RICHEST = (BOTH, IMAGES, TABLE)
 
 

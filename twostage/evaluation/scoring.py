@@ -26,7 +26,7 @@ def choose_metrics(
         If the values don't let it be computed.
     """
     all_positive = bool((y > 0).all())
-    fitting = CLASSIFICATION if is_classification else REGRESSION
+    fitting: tuple[str, ...] = CLASSIFICATION if is_classification else REGRESSION
     if log_target:
         fitting = (OF_LOGS, *fitting)
     if not asked:
