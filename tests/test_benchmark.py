@@ -46,7 +46,7 @@ class Case:
             "table": self.frame,
             "target": "label",
             "image_columns": "image",
-            "heads": ["linear"],
+            "heads": ["lightgbm"],
             "n_folds": 3,
             "n_jobs": 1,
         }
@@ -83,14 +83,15 @@ def results(found: Benchmark) -> pd.DataFrame:
 
 
 def test_every_arm_predicts_every_row_on_the_same_folds(case: Case) -> None:
-    found = case.run(heads=["linear", "lightgbm"], n_repeats=2, group="patient")
+    found = case.run(heads=["lightgbm", "linear"], n_repeats=2, group="patient")
     oof = out_of_fold(found)
-    names = [f"{h}, {f}" for h in ("linear", "lightgbm") for f in ("table", "images", "both")]
+    names = [f"{h}, {f}" for h in ("lightgbm", "linear") for f in ("table", "images", "both")]
     assert found.summary["arm"].tolist() == names
     folds = []
     for _, of_arm in oof.groupby("arm"):
         assert len(of_arm) == 2 * N
-        assert all(np.sort(r["row"]).tolist() == list(range(N)) for _, r in of_arm.groupby("repeat"))
+        for _, of_repeat in of_arm.groupby("repeat"):
+            assert np.sort(of_repeat["row"]).tolist() == list(range(N))
         folds.append(of_arm.set_index(["repeat", "row"])["fold"].sort_index())
     assert all(fold.equals(folds[0]) for fold in folds)
     by_patient = oof.groupby(["arm", "repeat", "patient"])["fold"].nunique()
@@ -125,28 +126,30 @@ def test_a_score_is_the_mean_of_those_of_the_folds(case: Case) -> None:
 
 
 def test_what_images_add_is_found_and_said(case: Case) -> None:
-    found = case.run(heads=["linear", "lightgbm"])
+    found = case.run(heads=["lightgbm", "linear"])
     scores = found.summary.set_index("arm")["value"]
-    assert scores["linear, both"] > max(scores["linear, table"], scores["linear, images"]) + 0.05
+    assert (
+        scores["lightgbm, both"] > max(scores["lightgbm, table"], scores["lightgbm, images"]) + 0.05
+    )
     of_images = {one.arm: one for one in found.findings if one.kind == "images"}
-    gain = of_images["linear, both"].difference
-    assert gain.value == pytest.approx(scores["linear, both"] - scores["linear, table"])
+    gain = of_images["lightgbm, both"].difference
+    assert gain.value == pytest.approx(scores["lightgbm, both"] - scores["lightgbm, table"])
     assert gain.low < gain.value < gain.high
-    said = of_images["linear, both"].sentence
-    assert said.startswith(f"With linear, images add {gain.value:.3f} AUC to the table (95% int")
+    said = of_images["lightgbm, both"].sentence
+    assert said.startswith(f"With lightgbm, images add {gain.value:.3f} AUC to the table (95% int")
     (of_heads,) = [one for one in found.findings if one.kind == "heads"]
-    assert (of_heads.arm, of_heads.against) == ("linear, both", "lightgbm, both")
-    assert "linear does better than lightgbm on images and table by" in of_heads.sentence
+    assert (of_heads.arm, of_heads.against) == ("lightgbm, both", "linear, both")
+    assert "lightgbm does better than linear on images and table by" in of_heads.sentence
 
 
 def test_an_error_metric_is_better_where_it_is_lower(case: Case) -> None:
     frame = pd.read_csv(case.folder / "table.csv").drop(columns="label")
     found = case.run(table=frame, target="price", log_target=True, metrics=["rmse", "r2_log"])
     (said,) = [one.sentence for one in found.findings if one.kind == "images"]
-    assert said.startswith("With linear, images lower the table's RMSE by ")
+    assert said.startswith("With lightgbm, images lower the table's RMSE by ")
     values = found.scores.set_index(["arm", "metric"])["value"]
-    assert values["linear, both", "r2_log"] > 0.9
-    assert values["linear, both", "rmse"] < values["linear, table", "rmse"]
+    assert values["lightgbm, both", "r2_log"] > 0.6
+    assert values["lightgbm, both", "rmse"] < values["lightgbm, table", "rmse"]
 
 
 def test_several_stores_are_arms_and_the_table_is_one(case: Case) -> None:
@@ -154,12 +157,12 @@ def test_several_stores_are_arms_and_the_table_is_one(case: Case) -> None:
     write_store(case.folder / "noise", case.frame["image"].tolist(), noise)
     found = case.run(stores=[case.store, case.folder / "noise"])
     assert found.summary["arm"].tolist() == [
-        "linear, table",
-        *("linear, images, store", "linear, images, noise"),
-        *("linear, both, store", "linear, both, noise"),
+        "lightgbm, table",
+        *("lightgbm, images, store", "lightgbm, images, noise"),
+        *("lightgbm, both, store", "lightgbm, both, noise"),
     ]
     (of_stores,) = [one for one in found.findings if one.kind == "stores"]
-    assert of_stores.sentence.startswith("store does better than noise with linear by")
+    assert of_stores.sentence.startswith("store does better than noise with lightgbm by")
 
 
 def test_a_planted_duplicate_is_kept_in_one_fold_and_counted(case: Case) -> None:
@@ -174,7 +177,7 @@ def test_a_planted_duplicate_is_kept_in_one_fold_and_counted(case: Case) -> None
             stores=case.folder / "twins",
             near_duplicates=threshold,
             n_repeats=4,
-            features=["table"] if False else ["images"],
+            features=["images"],
         )
         oof = out_of_fold(found).set_index(["row", "repeat"])["fold"].unstack()
         assert (oof.loc[1] == oof.loc[100]).all()
@@ -211,7 +214,7 @@ def test_nothing_is_learned_from_test_rows(case: Case) -> None:
     rng = np.random.default_rng(3)
     case.frame["label"] = rng.choice(["bad", "good"], N)
     case.frame["street"] = [f"S{i // 2}" for i in range(N)]
-    found = case.run(heads=["lightgbm"], features=["table"], n_repeats=3)
+    found = case.run(features=["table"], n_repeats=3)
     assert found.summary["value"].iloc[0] < 0.65
 
 
@@ -233,14 +236,14 @@ def test_a_split_column_is_no_feature(case: Case) -> None:
 
 def test_without_a_store_the_table_alone_is_compared(case: Case) -> None:
     found = case.run(stores=[], features=["table"], image_columns=())
-    assert found.summary["arm"].tolist() == ["linear, table"]
+    assert found.summary["arm"].tolist() == ["lightgbm, table"]
     with pytest.raises(UsageError, match="Without a store heads see the table alone"):
         case.run("other", stores=[], features=["both"])
 
 
 def test_a_table_without_columns_leaves_images_alone(case: Case) -> None:
     found = case.run(table=case.frame[["image", "label"]])
-    assert found.summary["arm"].tolist() == ["linear, images"]
+    assert found.summary["arm"].tolist() == ["lightgbm, images"]
 
 
 def test_an_estimator_of_ones_own_is_an_arm(case: Case) -> None:
@@ -255,7 +258,7 @@ def test_an_estimator_of_ones_own_is_an_arm(case: Case) -> None:
         ({"metrics": ["rmse"]}, UsageError, "'rmse' doesn't fit the target, which holds classes"),
         ({"metrics": ["acuracy"]}, UsageError, "Unknown metric 'acuracy'. Did you mean 'accuracy'"),
         ({"heads": ["lightgmb"]}, UsageError, "Unknown head 'lightgmb'"),
-        ({"heads": ["linear", "linear"]}, UsageError, "Two heads are called 'linear'"),
+        ({"heads": ["lightgbm", "lightgbm"]}, UsageError, "Two heads are called 'lightgbm'"),
         ({"features": ["pictures"]}, UsageError, "Unknown features 'pictures'"),
         ({"group": "patient", "n_folds": 61}, DataError, "60 groups .* fewer than the 61 folds"),
         ({"near_duplicates": 2.0}, UsageError, "threshold of near-duplicates is 2.0"),
@@ -283,7 +286,9 @@ def test_nan_predictions_name_the_arm_and_the_fold(
         return predicted, seconds
 
     monkeypatch.setattr(cells, "_predict", spoiled)
-    with pytest.raises(BenchmarkError, match=r"Arm 'linear, table', repeat 1, fold \d: 1 of 40 pr"):
+    with pytest.raises(
+        BenchmarkError, match=r"Arm 'lightgbm, table', repeat 1, fold \d: 1 of 40 pr"
+    ):
         case.run()
     monkeypatch.undo()
     n_there = len(list((case.folder / "results" / "_cells").glob("*.parquet")))
@@ -295,7 +300,9 @@ def test_another_error_in_a_cell_names_it_too(case: Case) -> None:
     matrix[:10] = 1.0
     write_store(case.folder / "few", case.frame["image"].tolist(), matrix)
     how = np.where(np.arange(N) < 20, "test", "train")
-    with pytest.raises(BenchmarkError, match=r"Arm 'linear, images', repeat 1, fold 1: .* no usab"):
+    with pytest.raises(
+        BenchmarkError, match=r"Arm 'lightgbm, images', repeat 1, fold 1: .* no usab"
+    ):
         case.run(
             table=case.frame.assign(part=how), stores=case.folder / "few", split="part",
             features=["images"],
@@ -306,14 +313,14 @@ def test_another_error_in_a_cell_names_it_too(case: Case) -> None:
 
 
 def test_finished_cells_are_not_computed_again(case: Case) -> None:
-    first = case.run(heads=["lightgbm"])
+    first = case.run()
     watched: list[CellDone] = []
-    again = case.run(heads=["lightgbm"], progress=watched.append)
+    again = case.run(progress=watched.append)
     assert (first.n_computed, again.n_computed) == (9, 0)
     assert all(cell.was_there for cell in watched)
     pd.testing.assert_frame_equal(results(first), results(again))
     (case.folder / "results" / "_cells" / "arm-001-repeat-000-fold-002.parquet").write_bytes(b"x")
-    assert case.run(heads=["lightgbm"]).n_computed == 1
+    assert case.run().n_computed == 1
 
 
 def test_a_metric_more_needs_no_cell(case: Case) -> None:
@@ -327,7 +334,7 @@ def test_a_metric_more_needs_no_cell(case: Case) -> None:
     ("changes", "difference"),
     [
         ({"n_folds": 4}, "resampling: n_folds was 3, is now 4"),
-        ({"heads": ["lightgbm"]}, "heads: linear was"),
+        ({"heads": ["linear"]}, "heads: lightgbm was"),
         ({"target": "patient"}, "settings: target was label, is now patient"),
         ({"random_state": 5}, "settings: random_state was 0, is now 5"),
         ({"group": "patient"}, "settings: group was absent, is now patient"),
@@ -366,7 +373,7 @@ def test_a_folder_of_something_else_is_left_alone(case: Case) -> None:
 def command(case: Case, output: Path, *more: object) -> list[str]:
     words = (
         *("benchmark", case.store, "--table", case.folder / "table.csv", "--target", "label"),
-        *("--image-col", "image", "--ignore", "price", "--heads", "linear,lightgbm"),
+        *("--image-col", "image", "--ignore", "price", "--heads", "lightgbm,linear"),
         *("-o", output, *more),
     )
     return [str(word) for word in words]
@@ -402,7 +409,7 @@ def test_a_killed_benchmark_goes_on_and_ends_as_an_undisturbed_one(case: Case, n
 
 @pytest.mark.slow
 def test_the_number_of_processes_changes_nothing(case: Case) -> None:
-    how = {"heads": ["lightgbm", "keras"], "features": ["both"], "n_folds": 2}
+    how = {"heads": ["linear", "keras"], "features": ["both"], "n_folds": 2}
     alone = case.run("alone", n_jobs=1, **how)
     together = case.run("together", n_jobs=2, **how)
     for one, other in zip(comparable(alone.path), comparable(together.path), strict=True):
@@ -421,11 +428,11 @@ def test_the_command_prints_arms_and_what_follows(case: Case) -> None:
     assert result.exit_code == 0, result.output
     lines = result.stdout.splitlines()
     assert lines[0] == (
-        "Target 'label': classification, 120 rows, 60 groups; 120 scored, in 5 folds."
+        "Target 'label': classification, 120 rows in 60 groups; 120 scored in 5 folds."
     )
     assert lines[2].split() == ["arm", "auc", "95%", "interval", "fit", "predict/row", "model"]
-    assert lines[3].startswith("linear, table ")
-    assert any(line.startswith("With lightgbm, images add 0.") for line in lines)
+    assert lines[3].startswith("lightgbm, table ")
+    assert any(line.startswith("With linear, images add 0.") for line in lines)
     assert any("on images and table by" in line for line in lines)
     run = json.loads((case.folder / "R" / "run.json").read_text())
     assert run["counts"]["n_scored"] == 120
@@ -461,10 +468,10 @@ def test_a_wrong_command_exits_2(case: Case, more: tuple[object, ...], message: 
 def test_a_folder_per_class_needs_no_table(case: Case) -> None:
     names = [f"{label}/{i}.png" for i, label in enumerate(case.frame["label"])]
     write_store(case.folder / "sorted", names, case.matrix)
-    more = ("--target-from-folder", "--heads", "linear", "--n-jobs", 1, "-o", case.folder / "R")
+    more = ("--target-from-folder", "--heads", "lightgbm", "--n-jobs", 1, "-o", case.folder / "R")
     result = invoke("benchmark", case.folder / "sorted", *more)
     assert result.exit_code == 0, result.output
-    assert "linear, images" in result.stdout
+    assert "lightgbm, images" in result.stdout
 
 
 def test_unusable_images_are_counted_and_exit_3(case: Case) -> None:

@@ -128,7 +128,7 @@ def test_too_few_times_and_missing_ones_are_errors() -> None:
         cut(Resampling(5, time="when"), pd.DataFrame({"when": [1, 2] * 30}))
     with pytest.raises(DataError, match=r"1 of 60 rows have no value in the time column"):
         cut(Resampling(5, time="when"), pd.DataFrame({"when": [np.nan, *range(59)]}))
-    with pytest.raises(DataError, match="no time column 'wehn'. Did you mean 'when'"):
+    with pytest.raises(DataError, match=r"no time column 'wehn'. Did you mean 'when'"):
         cut(Resampling(5, time="wehn"), pd.DataFrame({"when": range(N)}))
 
 

@@ -212,11 +212,10 @@ def _row_lines(found: "Benchmark") -> list[str]:
         cut += f", each after what trains ('{how['time']}')"
     if how["split"]:
         cut += f" by '{how['split']}'"
-    lines = [
-        f"Target '{run['identity']['settings']['target']}': {run['task']}, "
-        f"{plural(counts['n_rows'], 'row')}, {plural(counts['n_groups'], 'group')}; "
-        f"{counts['n_scored']:,} scored, {cut}."
-    ]
+    target, rows = run["identity"]["settings"]["target"], plural(counts["n_rows"], "row")
+    if counts["n_groups"] < counts["n_rows"]:
+        rows += f" in {plural(counts['n_groups'], 'group')}"
+    lines = [f"Target '{target}': {run['task']}, {rows}; {counts['n_scored']:,} scored {cut}."]
     if counts["n_rows_with_equal_images"]:
         lines.append(
             f"{plural(counts['n_rows_with_equal_images'], 'row')} share images of equal bytes with "
