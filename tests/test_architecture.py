@@ -25,8 +25,10 @@ FLOORS = [
     ["members", "sources", "finetuning"],
     ["blending", "tuning", "fitted"],
     ["fitting", "staged", "embedder"],
-    ["model", "staging"],
+    ["model", "staging", "unseen"],
     ["estimator"],
+    ["evaluation"],
+    ["benchmarking"],
     ["cli"],
 ]
 FLOOR_OF = {room: number for number, floor in enumerate(FLOORS) for room in floor}

@@ -68,6 +68,20 @@ def test_what_the_guide_to_fine_tuning_shows_runs(
     assert (demo_folder / "tuned-from-python" / "seen.parquet").is_file()
 
 
+def test_what_the_guide_to_benchmarks_shows_runs(
+    demo_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(demo_folder)
+    guide = (ROOT / "docs" / "benchmark.md").read_text()
+    for line in commands(guide):
+        result = CliRunner().invoke(main, shlex.split(line))
+        assert result.exit_code == 0, result.output
+    assert (demo_folder / "results" / "oof.parquet").is_file()
+    for code in blocks(guide, "python"):
+        exec(code, {})
+    assert (demo_folder / "results-from-python" / "run.json").is_file()
+
+
 def test_what_the_extending_guide_shows_runs(monkeypatch: pytest.MonkeyPatch) -> None:
 
     from twostage.backbones import catalogue

@@ -8,6 +8,7 @@ from importlib.metadata import version as _version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from twostage.benchmarking import benchmark
     from twostage.embedder import ImageEmbedder
     from twostage.estimator import TwoStageClassifier, TwoStageRegressor, load_model
     from twostage.extraction import extract
@@ -19,6 +20,7 @@ _HOME_OF = {
     "TwoStageClassifier": "twostage.estimator",
     "TwoStageRegressor": "twostage.estimator",
     "EmbeddingStore": "twostage.store.store",
+    "benchmark": "twostage.benchmarking",
     "extract": "twostage.extraction",
     "finetune": "twostage.finetuning",
     "load_model": "twostage.estimator",
@@ -30,6 +32,7 @@ __all__ = [
     "ImageEmbedder",
     "TwoStageClassifier",
     "TwoStageRegressor",
+    "benchmark",
     "extract",
     "finetune",
     "load_model",

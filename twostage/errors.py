@@ -82,6 +82,10 @@ class FinetuningError(TwoStageError):
     """The tuning of a backbone went wrong, or can't go on where it stopped."""
 
 
+class BenchmarkError(TwoStageError):
+    """A cell of a benchmark went wrong, or its results folder is another benchmark's."""
+
+
 class StoreError(TwoStageError):
     """A store is missing, damaged, locked, or made by another backbone."""
 

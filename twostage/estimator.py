@@ -37,7 +37,6 @@ from twostage.fitting import (
     StageTwo,
     check_heads,
     check_weights,
-    split_groups,
     tell_roles,
     tell_seen,
     training_rows,
@@ -47,12 +46,12 @@ from twostage.fitting import (
 from twostage.heads import make_head
 from twostage.joins import ImageBlock
 from twostage.model import read_model, write_model
-from twostage.rows import TrainingRows
 from twostage.seen import SeenRows
 from twostage.staged import NAIVE, AnyModel, StagedModel, StagingSettings, free_name
 from twostage.store.store import EmbeddingStore
 from twostage.table.roles import LIKE_AN_ID, RoleOverrides
 from twostage.targets import Target, prepare_target
+from twostage.unseen import seen_by_backbones
 
 _ROLES = ("numeric", "categorical", "date", "text", "vector", "ignore")
 
@@ -364,14 +363,7 @@ class _TwoStage(BackboneParameters, BaseEstimator):
         if not model.backbones:
             return np.zeros(len(frame), bool)
         blocks, store = self._look(frame, model.backbones[0])
-        groups = split_groups(blocks, (), len(frame))
-        rows = TrainingRows(frame, blocks, np.zeros(len(frame)), None, groups)
-        seen = SeenRows() if store is None else store.seen
-        if isinstance(model, StagedModel):
-            seen = model.seen
-            if seen.group_column not in frame.columns:  # groups were given to fit beside X
-                seen = replace(seen, groups=frozenset())
-        return tell_seen(rows, model.settings, seen)
+        return seen_by_backbones(model, frame, blocks, SeenRows() if store is None else store.seen)
 
     def _to_frame(self, X: Any, is_fit: bool) -> pd.DataFrame:
         """Check X and return it as a DataFrame whose columns are named by strings."""

@@ -166,7 +166,7 @@ def fit(
     is_replacing = check_destination(model)
     _check_combination(store, images, table, target_from_folder, options)
     check_tuning(ctx, images, options)
-    settings = _settings(options, target_from_folder)
+    settings = fit_settings(options, target_from_folder)
     how = staging_of(settings, options)
     frame = _read_rows(store, images, table, target_from_folder)
     check_table(frame, settings)
@@ -361,7 +361,8 @@ def listed_images(store: str | None, images: str | None) -> list[str]:
     return [reference.image for reference in list_images(Path(str(images)))]
 
 
-def _settings(options: dict[str, Any], target_from_folder: bool) -> "FitSettings":
+def fit_settings(options: dict[str, Any], target_from_folder: bool) -> "FitSettings":
+    """Return how stage two is fitted, by the options of a command."""
     from twostage.fitted import FitSettings
     from twostage.table.files import FOLDER_COLUMN, IMAGE_COLUMN
     from twostage.table.roles import RoleOverrides

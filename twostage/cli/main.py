@@ -9,8 +9,10 @@ import click
 
 from twostage import __version__
 from twostage.cli.backbones import backbones
+from twostage.cli.benchmark import benchmark
 from twostage.cli.cache import cache
 from twostage.cli.demo import demo
+from twostage.cli.evaluate import evaluate
 from twostage.cli.extract import extract
 from twostage.cli.finetune import finetune
 from twostage.cli.fit import fit
@@ -41,10 +43,7 @@ class _Group(click.Group):
             say(f"Error: {error.strerror or error}: '{error.filename}'. Check path and rights.")
             ctx.exit(TwoStageError.exit_code)
         except KeyboardInterrupt:
-            say(
-                "Interrupted. Run the same command again: images that are embedded stay embedded, "
-                "and a tuning goes on after its last whole epoch."
-            )
+            say("Interrupted. Run the same command again: what is finished stays.")
             ctx.exit(INTERRUPTED)
 
 
@@ -58,6 +57,7 @@ def main() -> None:
     2. twostage fit STORE --table T.csv --target COLUMN -o MODEL
     3. twostage predict MODEL --table NEW.csv --images PHOTOS -o PREDICTIONS.csv
 
+    'twostage benchmark' tells what the images add to the table, and which head does best.
     'twostage demo' shows the whole story in about a minute, without any data.
 
     \b
@@ -68,5 +68,5 @@ def main() -> None:
     logging.getLogger("twostage").setLevel(logging.INFO)
 
 
-for _command in (extract, finetune, fit, predict, demo, backbones, cache):
+for _command in (extract, finetune, fit, predict, evaluate, benchmark, demo, backbones, cache):
     main.add_command(_command)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from twostage.fitted import Blocks
+    from twostage.seen import SeenRows
     from twostage.staged import AnyModel
 
 
@@ -59,13 +60,11 @@ def predict(
     if table is not None and Path(output).resolve() == Path(table).resolve():
         raise UsageError(f"'{output}' is the table itself. Give another file for the predictions.")
     fitted = read_model(model)
-    if store is not None and len(fitted.backbones) > 1:
-        raise UsageError(
-            f"Model '{model}' has {len(fitted.backbones)} backbones, and a store holds embeddings "
-            "by one. Give --images with the folder of the images instead of --store."
-        )
+    check_source(fitted, model, images, store)
     frame = _read_rows(fitted, table, images, store)
-    seen: Any = fitted.look(lambda spec: _embed(fitted, spec, frame, images, store, quiet, options))
+    seen: Any = fitted.look(
+        lambda spec: embed_rows(fitted, spec, frame, images, store, quiet, options)[0]
+    )
     check_usable(fitted.blocks_in(seen))
     predictions = fitted.prediction_table(frame, seen)
     write_table(predictions, output)
@@ -82,6 +81,25 @@ def predict(
         ctx.exit(UNREADABLE)
 
 
+def check_source(fitted: "AnyModel", model: str, images: str | None, store: str | None) -> None:
+    """Check where the images are to come from.
+
+    Raises
+    ------
+    UsageError
+        If it is not said, said twice, or a store for a model of several backbones.
+    """
+    if images and store:
+        raise UsageError("Give --images or --store, not both.")
+    if fitted.dims and not images and not store:
+        raise UsageError("The model looks at images: give --images with their folder, or --store.")
+    if store is not None and len(fitted.backbones) > 1:
+        raise UsageError(
+            f"Model '{model}' has {len(fitted.backbones)} backbones, and a store holds embeddings "
+            "by one. Give --images with the folder of the images instead of --store."
+        )
+
+
 def _read_rows(
     fitted: "AnyModel", table: str | None, images: str | None, store: str | None
 ) -> "pd.DataFrame":
@@ -89,10 +107,6 @@ def _read_rows(
 
     from twostage.table.files import read_table
 
-    if images and store:
-        raise UsageError("Give --images or --store, not both.")
-    if fitted.dims and not images and not store:
-        raise UsageError("The model looks at images: give --images with their folder, or --store.")
     if table is not None:
         return read_table(table)
     if fitted.table_columns or len(fitted.dims) != 1:
@@ -100,7 +114,7 @@ def _read_rows(
     return pd.DataFrame({next(iter(fitted.dims)): listed_images(store, images)})
 
 
-def _embed(
+def embed_rows(
     fitted: "AnyModel",
     backbone: dict[str, Any],
     frame: "pd.DataFrame",
@@ -108,8 +122,8 @@ def _embed(
     store: str | None,
     quiet: bool,
     options: dict[str, Any],
-) -> "Blocks":
-    """Return the embeddings of rows by a backbone of the model."""
+) -> "tuple[Blocks, SeenRows]":
+    """Return the embeddings of rows by a backbone of the model, and what that was trained on."""
     from twostage.backbones.spec import BackboneSpec
     from twostage.extraction import ExtractionOptions
     from twostage.sources import blocks_from_files, blocks_from_store
@@ -125,12 +139,12 @@ def _embed(
         )
         for note in notes:
             say(note)
-        return blocks
+        return blocks, held.seen
     with told(quiet) as progress:
         how = ExtractionOptions(**options, progress=progress)
         pooling = fitted.settings.image_pooling
-        blocks, _ = blocks_from_files(frame, columns, str(images), spec, how, pooling=pooling)
-    return blocks
+        blocks, cached = blocks_from_files(frame, columns, str(images), spec, how, pooling=pooling)
+    return blocks, cached.seen
 
 
 def _check_backbone(wanted: Any, found: Any, store: str) -> None:

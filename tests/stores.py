@@ -1,0 +1,38 @@
+"""Stores whose embeddings a test decides."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from twostage.seen import SeenRows
+from twostage.store.schema import embedding_array
+from twostage.store.store import EmbeddingStore
+
+
+def write_store(
+    folder: Path,
+    images: Sequence[str],
+    matrix: np.ndarray,
+    hashes: Sequence[str] | None = None,
+    seen: SeenRows | None = None,
+) -> EmbeddingStore:
+    """Make a store of images with these embeddings; image number i has the hash ``h<i>``."""
+    n, dim = matrix.shape
+    spec = {"architecture": "fake", "dim": dim, "storage_dtype": "float32"}
+    store = EmbeddingStore.create(folder, spec, "identity", seen)
+    usable = np.isfinite(matrix).all(axis=1)
+    columns = {
+        "image": list(images),
+        "content_hash": list(hashes or [f"h{i}" for i in range(n)]),
+        "size_bytes": [1] * n,
+        "mtime_ns": [None] * n,
+        "width": [9] * n,
+        "height": [9] * n,
+        "embedding": embedding_array(matrix.astype(np.float32), usable, store.schema),
+        "error": [None if fine else "decode: no image" for fine in usable],
+        "seen": [False] * n,
+    }
+    store.write_part("part-000000.parquet", pa.table(columns, schema=store.schema))
+    return EmbeddingStore(folder)

@@ -1,0 +1,323 @@
+"""``twostage benchmark``: which head, and do the images help?"""
+
+import shlex
+import sys
+from dataclasses import asdict
+from math import isnan
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from twostage.cli.fit import listed_images
+from twostage.cli.live import cells_told
+from twostage.cli.options import (
+    STORE,
+    TABLE,
+    image_col_option,
+    json_option,
+    quiet_option,
+    random_state_option,
+    recipe_options,
+    role_options,
+    target_from_folder_option,
+    task_options,
+)
+from twostage.cli.output import UNREADABLE, plural, print_json, print_result, say
+from twostage.errors import UsageError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from twostage.benchmarking import Benchmark
+
+
+@click.command()
+@click.argument("stores", type=STORE, nargs=-1, metavar="STORE...")
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    metavar="RESULTS",
+    help="Folder to make, or to go on with: results.parquet, oof.parquet, run.json.",
+)
+@click.option("--table", type=TABLE, help="CSV or Parquet table with the target.")
+@click.option("--target", metavar="COL", help="Column to predict.")
+@target_from_folder_option
+@image_col_option
+@click.option(
+    "--heads",
+    metavar="NAMES",
+    default="lightgbm,keras",
+    show_default=True,
+    help="Heads to compare, with commas between; each as for --head of fit.",
+)
+@click.option(
+    "--features",
+    metavar="NAMES",
+    help="What they see: some of table,images,both; by default all that there is.",
+)
+@click.option(
+    "--metrics",
+    metavar="NAMES",
+    help="With commas between; the first is the main one. By default all that fit the target.",
+)
+@click.option(
+    "--folds",
+    "n_folds",
+    type=click.IntRange(2),
+    metavar="N",
+    help="Folds; of --time the steps after the first part.  [default: 5]",
+)
+@click.option(
+    "--repeats",
+    "n_repeats",
+    type=click.IntRange(1),
+    metavar="N",
+    default=1,
+    show_default=True,
+    help="How often the rows are cut into folds anew.",
+)
+@click.option("--group", metavar="COL", help="Rows of one group are never split apart.")
+@click.option(
+    "--time",
+    "time_column",
+    metavar="COL",
+    help="Train on the past, test on what follows: a column of dates or numbers.",
+)
+@click.option(
+    "--split",
+    metavar="COL",
+    help="A column of fold names, or of 'train' and 'test', instead of folds by chance.",
+)
+@click.option(
+    "--near-duplicates",
+    metavar="COSINE|off",
+    default="0.95",
+    show_default=True,
+    help="Rows whose images' embeddings, less their mean, are this much alike stay in one fold. "
+    "Rows with images of equal bytes always do.",
+)
+@task_options
+@click.option(
+    "--class-weight",
+    type=click.Choice(["balanced"]),
+    help="Let rare classes count as much as common ones.",
+)
+@click.option(
+    "--tune",
+    type=click.IntRange(0),
+    metavar="N",
+    default=0,
+    help="Try N settings of each head, in the training rows of each fold.",
+)
+@click.option(
+    "--allow-seen",
+    is_flag=True,
+    help="Train also on rows that a tuned backbone was trained on; they are never scored.",
+)
+@click.option(
+    "--n-jobs",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Processes, which share the cores; one per core by default. Scores do not depend on it.",
+)
+@role_options
+@recipe_options
+@random_state_option
+@quiet_option
+@json_option
+@click.pass_context
+def benchmark(
+    ctx: click.Context,
+    /,
+    stores: tuple[str, ...],
+    output: str,
+    table: str | None,
+    target_from_folder: bool,
+    quiet: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Compare heads on the table, the images and both, on the same folds.
+
+    Everything is learned inside the fold, as 'twostage fit' learns it. Each finished cell is
+    written at once: run the same command again to go on after an interruption. STORE is made by
+    'twostage extract'; several are compared.
+    """
+    from twostage.benchmarking import benchmark as compare
+    from twostage.cli.fit import fit_settings
+    from twostage.table.files import read_table, table_from_folders
+
+    _check_combination(stores, table, target_from_folder, options)
+    if target_from_folder:
+        frame = table_from_folders(listed_images(stores[0], None))
+    else:
+        frame = read_table(str(table))
+    settings = dict(vars(fit_settings(options | _AS_IN_FIT, target_from_folder)))
+    for name in ("head", "features", "n_jobs"):
+        del settings[name]
+    given = [name for name in (options["features"] or "").split(",") if name]
+    with cells_told(quiet) as progress:
+        found = compare(
+            stores,
+            output,
+            table=frame,
+            heads=_names(options["heads"]),
+            features=given or None,
+            metrics=_names(options["metrics"] or ""),
+            n_folds=options["n_folds"] or 5,
+            n_repeats=options["n_repeats"],
+            time_column=options["time_column"],
+            split=options["split"],
+            near_duplicates=_threshold(options["near_duplicates"]),
+            n_jobs=options["n_jobs"],
+            command=shlex.join(["twostage", *sys.argv[1:]]),
+            progress=progress,
+            told=None if quiet else say,
+            **settings,
+        )
+    if as_json:
+        print_json(_record(found))
+    else:
+        print_result(describe(found, frame))
+    n_unusable = found.run["counts"]["n_unreadable"]
+    if n_unusable:
+        say(f"{plural(n_unusable, 'row')} with an unusable image, whose embedding is missing.")
+        ctx.exit(UNREADABLE)
+
+
+_AS_IN_FIT = {"head": "lightgbm", "features": "both"}  # of the settings that arms have in common
+
+
+def describe(found: "Benchmark", frame: "pd.DataFrame") -> str:
+    """Put a benchmark in words: its rows, a line per arm, and what follows."""
+    lines = [*_row_lines(found), "", *_arm_lines(found), ""]
+    lines += [finding.sentence for finding in found.findings]
+    cells = len(found.run["arms"]) * len(found.run["folds"])
+    was_there = cells - found.n_computed
+    rest = f" ({was_there} of {cells} cells were there)" if was_there else ""
+    lines.append(f"Saved {found.path}{rest}: {found.run['seconds']:.0f} s.")
+    return "\n".join(lines)
+
+
+def _row_lines(found: "Benchmark") -> list[str]:
+    """Tell which rows are scored, and which are not."""
+    run, counts = found.run, found.run["counts"]
+    how = run["identity"]["resampling"]
+    n_folds = len(run["folds"])
+    cut = f"in {plural(n_folds, 'fold')}"
+    if how["n_repeats"] > 1:
+        cut = f"in {how['n_repeats']} times {n_folds // how['n_repeats']} folds"
+    if how["time"]:
+        cut += f", each after what trains ('{how['time']}')"
+    if how["split"]:
+        cut += f" by '{how['split']}'"
+    target, rows = run["identity"]["settings"]["target"], plural(counts["n_rows"], "row")
+    if counts["n_groups"] < counts["n_rows"]:
+        rows += f" in {plural(counts['n_groups'], 'group')}"
+    lines = [f"Target '{target}': {run['task']}, {rows}; {counts['n_scored']:,} scored {cut}."]
+    if counts["n_rows_with_equal_images"]:
+        lines.append(
+            f"{plural(counts['n_rows_with_equal_images'], 'row')} share images of equal bytes with "
+            "another row; those stay in one fold."
+        )
+    if counts["n_near_duplicate_pairs"]:
+        kept = "those stay in one fold" if counts["near_duplicates_joined"] else "not kept together"
+        lines.append(
+            f"{plural(counts['n_near_duplicate_pairs'], 'pair')} of rows with nearly equal images; "
+            f"{kept}."
+        )
+    if counts["n_seen"]:
+        lines.append(
+            f"{plural(counts['n_seen'], 'row')} that a tuned backbone has seen, or their group's: "
+            "not scored."
+        )
+    if counts["n_kin_left_out"]:
+        lines.append(
+            f"{plural(counts['n_kin_left_out'], 'training row')} left out, whose groups are "
+            "tested in the same fold."
+        )
+    n_untested = counts["n_rows"] - counts["n_seen"] - counts["n_scored"]
+    if n_untested and not (how["time"] or how["split"]):
+        lines.append(
+            f"{plural(n_untested, 'row')} not scored: their class is in one group, and training "
+            "would not know it."
+        )
+    if counts["n_unlearnable"]:
+        lines.append(
+            f"{plural(counts['n_unlearnable'], 'row')} not scored: of classes that are not in "
+            "what trains."
+        )
+    return lines
+
+
+def _arm_lines(found: "Benchmark") -> list[str]:
+    """Return a table of the arms: score, interval, costs."""
+    summary = found.summary
+    metric = str(summary["metric"].iloc[0])
+    header = ["arm", metric, "95% interval", "fit", "predict/row", "model"]
+    rows = [header]
+    for arm in summary.to_dict("records"):
+        low, high = arm["low"], arm["high"]
+        interval = "of one fold" if isnan(low) else f"{_number(low)} to {_number(high)}"
+        cost = (f"{arm['fit_seconds']:.1f} s", f"{arm['predict_us_per_row']:.0f} us")
+        size = _size(arm["model_bytes"])
+        rows.append([arm["arm"], _number(arm["value"]), interval, *cost, size])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    padded = ([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])] for row in rows)
+    return ["  ".join(cells) for cells in padded]
+
+
+def _number(value: float) -> str:
+    return f"{value:.3f}" if abs(value) < 100 else f"{value:,.0f}"
+
+
+def _size(n_bytes: float) -> str:
+    if isnan(n_bytes):
+        return "-"
+    return f"{n_bytes / 1e6:.1f} MB" if n_bytes >= 1e6 else f"{n_bytes / 1e3:.0f} kB"
+
+
+def _record(found: "Benchmark") -> dict[str, Any]:
+    return {
+        "results": str(found.path),
+        "arms": found.summary.to_dict("records"),
+        "scores": found.scores.to_dict("records"),
+        "findings": [asdict(finding) for finding in found.findings],
+        "counts": found.run["counts"],
+        "n_cells_computed": found.n_computed,
+        "seconds": found.run["seconds"],
+    }
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _threshold(text: str) -> float | None:
+    if text == "off":
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        raise UsageError(
+            f"--near-duplicates is a cosine such as 0.95, or off; found '{text}'."
+        ) from None
+
+
+def _check_combination(
+    stores: tuple[str, ...], table: str | None, target_from_folder: bool, options: dict[str, Any]
+) -> None:
+    is_table_alone = options["features"] == "table"
+    if not stores and not is_table_alone:
+        raise UsageError("Give a STORE made by 'twostage extract', or --features table.")
+    if options["split"] and (options["n_folds"] or options["n_repeats"] > 1):
+        raise UsageError("--split says which folds there are; leave --folds and --repeats out.")
+    if target_from_folder:
+        if table or options["target"] or options["image_col"]:
+            raise UsageError("--target-from-folder goes without --table, --target, --image-col.")
+        return
+    if not table or not options["target"]:
+        raise UsageError("Give --table and --target, or --target-from-folder without a table.")
+    if not options["image_col"] and not is_table_alone:
+        raise UsageError("Give --image-col, the table's column of image paths.")

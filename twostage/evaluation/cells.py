@@ -1,0 +1,180 @@
+"""One cell of a benchmark: fit an arm on the training rows of a fold, predict its test rows."""
+
+import logging
+import os
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from twostage.errors import BenchmarkError, TwoStageError
+from twostage.evaluation.arms import Arm
+from twostage.evaluation.resampling import Fold
+from twostage.fitted import FittedModel
+from twostage.fitting import fit_model, tell_roles
+from twostage.rows import TrainingRows
+from twostage.table.roles import Column
+from twostage.targets import Target
+
+_N_TIMINGS = 2  # the first prediction warms caches
+
+
+@dataclass(frozen=True)
+class CellResult:
+    """What an arm predicts of a fold's test rows.
+
+    Attributes
+    ----------
+    arm : str
+        Its name.
+    repeat, fold : int
+        Which fold.
+    rows : int array of shape (n_test,)
+        Numbers of the test rows.
+    predicted : array of shape (n_test, n_classes) or (n_test,)
+        Probabilities, or values in the target's unit.
+    fit_seconds : float
+        Of encoders, tuning, early stopping and head.
+    predict_us_per_row : float
+        Microseconds, from the table's columns and embeddings on.
+    model_bytes : float
+        Of encoders and head on disk; NaN of what can't be saved.
+    n_train : int
+        Rows that it learned from.
+    """
+
+    arm: str
+    repeat: int
+    fold: int
+    rows: np.ndarray
+    predicted: np.ndarray
+    fit_seconds: float
+    predict_us_per_row: float
+    model_bytes: float
+    n_train: int
+
+
+def run_cell(
+    arm: Arm, fold: Fold, rows: TrainingRows, target: Target, n_threads: int | None = None
+) -> CellResult:
+    """Fit an arm on a fold's training rows, and predict its test rows.
+
+    Nothing is learned from other rows: encoders, tuning and weights of a blend are in the fold.
+
+    Parameters
+    ----------
+    arm : Arm
+        What is fitted.
+    fold : Fold
+        On which rows.
+    rows : TrainingRows
+        All of them.
+    target : Target
+        Of all of them.
+    n_threads : int, optional
+        For this cell, where others run beside it in processes of their own.
+
+    Raises
+    ------
+    BenchmarkError
+        Naming the arm and the fold.
+    """
+    where = f"Arm '{arm.name}', repeat {fold.repeat + 1}, fold {fold.number + 1}"
+    try:
+        with _alone(n_threads):
+            return _run(arm, fold, rows, target, n_threads, where)
+    except BenchmarkError:
+        raise
+    except TwoStageError as error:
+        raise BenchmarkError(f"{where}: {error}") from error
+
+
+def roles_of(arm: Arm, rows: TrainingRows, used: np.ndarray) -> list[Column]:
+    """Tell the roles of the table's columns from the values in all rows used, as `fit` does."""
+    return tell_roles(rows.frame.iloc[used], arm.settings)
+
+
+def _run(
+    arm: Arm,
+    fold: Fold,
+    rows: TrainingRows,
+    target: Target,
+    n_threads: int | None,
+    where: str,
+) -> CellResult:
+    settings = replace(arm.settings, n_jobs=n_threads)
+    columns = roles_of(arm, rows, np.union1d(fold.train, fold.test))
+    started = time.perf_counter()
+    model = fit_model(rows.take(fold.train), target.take(fold.train), settings, columns)
+    fit_seconds = time.perf_counter() - started
+    predicted, seconds = _predict(model, rows.take(fold.test))
+    n_bad = int((~np.isfinite(predicted)).reshape(len(predicted), -1).any(axis=1).sum())
+    if n_bad:
+        raise BenchmarkError(
+            f"{where}: {n_bad} of {len(predicted)} predictions are NaN or infinite. Leave the head "
+            "out, change its settings, or look at the rows' columns for values out of all range."
+        )
+    return CellResult(
+        arm.name,
+        fold.repeat,
+        fold.number,
+        fold.test,
+        predicted,
+        fit_seconds,
+        seconds / len(fold.test) * 1e6,
+        _model_bytes(model),
+        len(fold.train),
+    )
+
+
+def _predict(model: FittedModel, test: TrainingRows) -> tuple[np.ndarray, float]:
+    """Return predictions, and the seconds of the fastest of a few."""
+    predict = model.predict_proba if model.is_classification else model.predict
+    seconds = []
+    for _ in range(_N_TIMINGS):
+        started = time.perf_counter()
+        predicted = predict(test.frame, test.blocks)
+        seconds.append(time.perf_counter() - started)
+    return predicted, min(seconds)
+
+
+def _model_bytes(model: FittedModel) -> float:
+    """Return what encoders and heads take on disk, without backbone and record of the rows."""
+    try:
+        with TemporaryDirectory() as folder:
+            for number, member in enumerate(model.members):
+                place = Path(folder) / str(number)
+                place.mkdir()
+                member.save(place)
+            files = [path for path in Path(folder).rglob("*") if path.is_file()]
+            return float(sum(path.stat().st_size for path in files))
+    except TwoStageError:  # an estimator of the user's, of a type that is not saved unasked
+        return float("nan")
+
+
+@contextmanager
+def _alone(n_threads: int | None) -> Iterator[None]:
+    """Work without a word, and in a process of a pool with its share of the threads.
+
+    TensorFlow reads how many it may have when it starts: in a fresh process, that is after this.
+    """
+    log = logging.getLogger("twostage")
+    level = log.level
+    if n_threads is not None:
+        for name in ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
+            os.environ[name] = str(n_threads)
+        os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # several share the device
+        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    try:
+        log.setLevel(logging.ERROR)
+        with warnings.catch_warnings(), threadpool_limits(n_threads):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        log.setLevel(level)

@@ -1,0 +1,207 @@
+"""A benchmark's folder: what it is of, its finished cells, and the tables made of them."""
+
+import io
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from filelock import FileLock, Timeout
+
+from twostage.errors import BenchmarkError, UsageError
+from twostage.evaluation.cells import CellResult
+from twostage.saving import to_json
+from twostage.store.files import remove_leftovers, replace_file
+
+FORMAT_VERSION = 1
+RUN, RESULTS, OOF = "run.json", "results.parquet", "oof.parquet"
+_CELLS, _LOCK = "_cells", "_lock"
+_FACTS = b"twostage.cell"
+_N_SHOWN = 5
+
+
+class ResultsFolder:
+    """A folder that a benchmark is written to, cell by cell.
+
+    Parameters
+    ----------
+    path : path-like
+        The folder; `open` makes it.
+
+    Notes
+    -----
+    A cell is committed when its file is there under its final name. ``run.json`` says what the
+    cells are of: a folder of another data set or of other settings is refused.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]):
+        self.path = Path(path)
+
+    def check(self) -> None:
+        """Raise UsageError if the folder holds anything but a benchmark."""
+        if self.path.exists() and not self.path.is_dir():
+            raise UsageError(f"'{self.path}' is a file. Give a folder for the results.")
+        if not self.path.is_dir() or (self.path / RUN).is_file():
+            return
+        others = [name for name in os.listdir(self.path) if not name.startswith("_")]
+        if others:
+            raise UsageError(
+                f"'{self.path}' is a folder with other files in it than a benchmark's. Give a new "
+                "folder."
+            )
+
+    @contextmanager
+    def opened(self, identity: Mapping[str, Any]) -> Iterator[None]:
+        """Hold the folder for one run.
+
+        Parameters
+        ----------
+        identity : mapping of str to object
+            What the benchmark is of, as JSON can hold it.
+
+        Raises
+        ------
+        BenchmarkError
+            If it is another benchmark's, which the message compares, or another run's.
+        """
+        self.check()
+        lock = FileLock(self.path / _LOCK, timeout=0)
+        try:
+            (self.path / _CELLS).mkdir(parents=True, exist_ok=True)
+            lock.acquire()
+        except Timeout:
+            raise BenchmarkError(
+                f"Another run writes to '{self.path}'. Wait for it to end, or give another folder."
+            ) from None
+        except OSError as error:
+            raise _unwritable(self.path, error) from error
+        try:
+            remove_leftovers(self.path)
+            remove_leftovers(self.path / _CELLS)
+            self._claim(json.loads(to_json(identity)))
+            yield
+        finally:
+            lock.release()
+
+    def _claim(self, identity: dict[str, Any]) -> None:
+        """Write what the benchmark is of, or compare it with what is written."""
+        if (self.path / RUN).is_file():
+            differences = differing(self.read_run().get("identity", {}), identity)
+            if differences:
+                rest = len(differences) - _N_SHOWN
+                more = f"; and {rest} more" if rest > 0 else ""
+                raise BenchmarkError(
+                    f"'{self.path}' holds the results of another benchmark: "
+                    f"{'; '.join(differences[:_N_SHOWN])}{more}. Give a new folder for this one."
+                )
+            return
+        self.write_run({"identity": identity})
+
+    def read_run(self) -> dict[str, Any]:
+        """Return what run.json says.
+
+        Raises
+        ------
+        BenchmarkError
+            If there is none, or it can't be read.
+        """
+        try:
+            record = json.loads((self.path / RUN).read_text())
+            version = record["format_version"]
+        except (OSError, ValueError, KeyError, TypeError):
+            raise BenchmarkError(
+                f"'{self.path}' holds no results: it has no readable {RUN}. Give a folder made by "
+                "'twostage benchmark'."
+            ) from None
+        if version != FORMAT_VERSION:
+            raise BenchmarkError(
+                f"The results in '{self.path}' are of format version {version}; this twostage "
+                f"reads version {FORMAT_VERSION}. Run the benchmark again into a new folder."
+            )
+        return dict(record)
+
+    def write_run(self, record: Mapping[str, Any]) -> None:
+        """Write run.json, whole or not at all."""
+        self._write(self.path / RUN, to_json({"format_version": FORMAT_VERSION, **record}).encode())
+
+    def write_cell(self, number: int, cell: CellResult) -> None:
+        """Commit a finished cell.
+
+        Parameters
+        ----------
+        number : int
+            Of its arm.
+        cell : CellResult
+            What was computed.
+        """
+        wide = cell.predicted.reshape(len(cell.rows), -1)
+        columns = {"row": cell.rows} | {f"p{k}": wide[:, k] for k in range(wide.shape[1])}
+        scalars = ("arm", "fit_seconds", "predict_us_per_row", "model_bytes", "n_train")
+        facts = {name: getattr(cell, name) for name in scalars} | {"ndim": cell.predicted.ndim}
+        table = pa.table(columns).replace_schema_metadata({_FACTS: json.dumps(facts)})
+        self._write(self._cell_file(number, cell.repeat, cell.fold), _parquet(table))
+
+    def read_cell(self, number: int, repeat: int, fold: int) -> CellResult | None:
+        """Return a finished cell; None if it is not there, or damaged."""
+        try:
+            table = pq.read_table(self._cell_file(number, repeat, fold))
+            facts = json.loads(table.schema.metadata[_FACTS])
+            ndim = facts.pop("ndim")
+        except (OSError, pa.ArrowException, ValueError, KeyError, TypeError):
+            return None
+        columns = [table[name].to_numpy() for name in table.column_names[1:]]
+        predicted = columns[0] if ndim == 1 else np.column_stack(columns)
+        rows = table["row"].to_numpy()
+        return CellResult(repeat=repeat, fold=fold, rows=rows, predicted=predicted, **facts)
+
+    def write_table(self, name: str, frame: pd.DataFrame) -> None:
+        """Write one of the tables, whole or not at all."""
+        table = pa.Table.from_pandas(frame, preserve_index=False)
+        self._write(self.path / name, _parquet(table))
+
+    def _cell_file(self, number: int, repeat: int, fold: int) -> Path:
+        return self.path / _CELLS / f"arm-{number:03d}-repeat-{repeat:03d}-fold-{fold:03d}.parquet"
+
+    def _write(self, path: Path, data: Any) -> None:
+        try:
+            replace_file(path, data)
+        except OSError as error:
+            raise _unwritable(self.path, error) from error
+
+
+def differing(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Put in words what differs between two records: ``"folds was 5, is now 3"``."""
+    found = []
+    for name in dict.fromkeys([*old, *new]):
+        before, now, path = old.get(name), new.get(name), f"{prefix}{name}"
+        if before == now:
+            continue
+        if isinstance(before, Mapping) and isinstance(now, Mapping):
+            found += differing(before, now, f"{path}: ")
+        else:
+            found.append(f"{path} was {_short(before)}, is now {_short(now)}")
+    return found
+
+
+def _short(value: Any) -> str:
+    text = "absent" if value is None else json.dumps(value).strip('"')
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _parquet(table: pa.Table) -> Any:
+    sink = io.BytesIO()
+    pq.write_table(table, sink, compression="zstd")
+    return sink.getvalue()
+
+
+def _unwritable(path: Path, error: OSError) -> BenchmarkError:
+    return BenchmarkError(
+        f"Can't write the results '{path}': {error.strerror or error}. Finished cells are kept: "
+        "run the same command again to continue."
+    )
