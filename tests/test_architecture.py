@@ -16,10 +16,10 @@ import twostage
 PACKAGE = Path(twostage.__file__).parent
 # Floors from the ground up. Rooms of one floor do not import each other.
 FLOORS = [
-    ["errors", "fingerprint", "pixels", "folders", "throughput", "demo"],
-    ["splits", "metrics", "targets", "recipes", "features", "ridge", "saving", "seen"],
-    ["images", "backbones", "store", "table", "blocks", "heads", "executors"],
-    ["joins", "worker", "training"],
+    ["errors", "fingerprint", "pixels", "folders", "throughput", "demo", "bootstrap"],
+    ["splits", "weighted", "targets", "recipes", "features", "ridge", "saving", "seen"],
+    ["images", "backbones", "store", "table", "blocks", "heads", "executors", "metrics"],
+    ["joins", "worker", "training", "intervals"],
     ["extraction", "rows", "labelled"],
     ["cache", "encoding"],
     ["members", "sources", "finetuning"],
@@ -27,6 +27,7 @@ FLOORS = [
     ["fitting", "staged", "embedder"],
     ["model", "staging"],
     ["estimator"],
+    ["evaluation"],
     ["cli"],
 ]
 FLOOR_OF = {room: number for number, floor in enumerate(FLOORS) for room in floor}

@@ -1,0 +1,1 @@
+"""What predictions are worth: calibration, thresholds; arrays in, records and tables out."""
