@@ -107,15 +107,29 @@ def bootstrap_counts(
     """
     once = np.ones((1, n_groups), np.int64)
     values = {name: float(of(once)[0]) for name, of in statistics.items()}
-    resampled: dict[str, list[np.ndarray]] = {name: [] for name in statistics}
-    if n_groups >= MIN_GROUPS:
-        for counts in _draw(n_groups, n_rows, random_state):
-            for name, of in statistics.items():
-                resampled[name].append(of(counts))
-    return {
-        name: interval(values[name], np.concatenate([*parts, []]), n_groups)
-        for name, parts in resampled.items()
-    }
+    if n_groups < MIN_GROUPS:
+        return {name: Score(value, np.nan, np.nan) for name, value in values.items()}
+    found = _resample(statistics, n_groups, n_rows, random_state)
+    return {name: interval(values[name], found[name], n_groups) for name in statistics}
+
+
+def resample(statistic: Statistic, groups: np.ndarray, random_state: int = 0) -> np.ndarray:
+    """Return a statistic of the rows in each resample of the groups.
+
+    Parameters
+    ----------
+    statistic : Statistic
+        May also return several values per resample, of shape (n_resamples, n_values).
+    groups, random_state
+        As for `bootstrap`.
+
+    Returns
+    -------
+    array of shape (n_resamples,) or (n_resamples, n_values)
+    """
+    _, number = np.unique(groups, return_inverse=True)
+    by_row = {"": _of_rows(statistic, number)}
+    return _resample(by_row, int(number.max()) + 1, len(number), random_state)[""]
 
 
 def interval(value: float, resampled: np.ndarray, n_groups: int) -> Score:
@@ -153,6 +167,16 @@ def _of_rows(statistic: Statistic, number: np.ndarray) -> Statistic:
     if np.array_equal(number, np.arange(len(number))):
         return statistic
     return lambda counts: statistic(np.take(counts, number, axis=1))
+
+
+def _resample(
+    statistics: Mapping[str, Statistic], n_groups: int, n_rows: int, random_state: int
+) -> dict[str, np.ndarray]:
+    parts: dict[str, list[np.ndarray]] = {name: [] for name in statistics}
+    for counts in _draw(n_groups, n_rows, random_state):
+        for name, of in statistics.items():
+            parts[name].append(of(counts))
+    return {name: np.concatenate(found) for name, found in parts.items()}
 
 
 def _draw(n_groups: int, n_rows: int, random_state: int) -> Iterator[np.ndarray]:
