@@ -215,13 +215,13 @@ NAN = float("nan")
         (
             AUC,
             Score(0.011, -0.005, 0.03),
-            "What images add to the table can't be told from no difference: they change AUC by "
-            "+0.011 (95% interval -0.005 to 0.030).",
+            "Images change the AUC of the table by +0.011 (95% interval -0.005 to 0.030): that "
+            "can't be told from no difference.",
         ),
         (
             AUC,
             Score(-0.05, -0.07, -0.02),
-            "Images make the table worse: they change AUC by -0.050 (95% interval -0.070 to "
+            "Images make the table worse: they change the AUC by -0.050 (95% interval -0.070 to "
             "-0.020).",
         ),
         (
@@ -233,18 +233,19 @@ NAN = float("nan")
         (
             LOG_LOSS,
             Score(0.05, 0.02, 0.07),
-            "Images make the table worse: they change log loss by +0.050 (95% interval 0.020 to "
-            "0.070).",
+            "Images make the table worse: they change the log loss by +0.050 (95% interval 0.020 "
+            "to 0.070).",
         ),
         (
             R2,
             Score(0.05, NAN, NAN),
-            "Images change R2 by +0.050 against the table; too few rows to tell how sure that is.",
+            "Images change the R2 of the table by +0.050; there are too few rows to tell how sure "
+            "that is.",
         ),
         (
             R2,
             Score(NAN, NAN, NAN),
-            "What images add to the table can't be told: R2 is not defined here.",
+            "Images can't be compared with the table: R2 is not defined here.",
         ),
     ],
 )

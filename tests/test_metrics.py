@@ -3,6 +3,7 @@
 import re
 from dataclasses import astuple
 from math import sqrt
+from time import process_time
 
 import numpy as np
 import pytest
@@ -12,7 +13,14 @@ from sklearn import metrics as reference
 
 from twostage import bootstrap
 from twostage.errors import UsageError
-from twostage.metrics import METRICS, Score, find_metrics, score_classification, score_regression
+from twostage.metrics import (
+    METRICS,
+    Score,
+    find_metrics,
+    score,
+    score_classification,
+    score_regression,
+)
 
 N = 60
 
@@ -250,8 +258,8 @@ def test_interval_by_groups_is_wider_when_groups_repeat_rows(name):
 def test_resamples_without_a_class_are_left_out_of_the_interval(name):
     y = np.r_[1, np.zeros(23, int)]
     proba = np.column_stack([1 - y, y]) * 0.8 + 0.1
-    score = score_classification(y, proba, np.arange(24))[name]
-    assert score == Score(1.0, 1.0, 1.0)
+    found = score_classification(y, proba, np.arange(24))[name]
+    assert found == Score(1.0, 1.0, 1.0)
 
 
 def test_few_groups_give_no_interval():
@@ -285,8 +293,18 @@ def test_blocks_of_the_weight_matrix_change_nothing(monkeypatch, max_cells):
     at_once = score_classification(y, proba, groups)
     monkeypatch.setattr(bootstrap, "_MAX_CELLS", max_cells)
     in_blocks = score_classification(y, proba, groups)
-    for name, score in at_once.items():
-        assert astuple(in_blocks[name]) == pytest.approx(astuple(score), rel=1e-12)
+    for name, found in at_once.items():
+        assert astuple(in_blocks[name]) == pytest.approx(astuple(found), rel=1e-12)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("decimals", [2, 16])
+def test_the_auc_of_100_000_rows_takes_seconds_of_one_core(decimals):
+    y, proba = _binary(n=100_000)
+    proba = (proba + np.random.default_rng(0).normal(scale=0.01, size=proba.shape)).round(decimals)
+    start = process_time()
+    score([METRICS["auc"]], y, proba, np.arange(len(y)))
+    assert process_time() - start < 5
 
 
 def test_same_seed_gives_the_same_interval_and_another_seed_another():

@@ -172,22 +172,25 @@ def describe_difference(
     """
     value, low, high = difference.value, difference.low, difference.high
     gain, unit = (value if metric.higher_is_better else -value), metric.label
-    change = f"{unit} by {'+' if value >= 0 else '-'}{short(abs(value))}"
+    signed = ("+" if value >= 0 else "-") + short(abs(value))
     if not np.isfinite(value):
-        return f"What {what.lower()} add to {than} can't be told: {unit} is not defined here."
+        return f"{what} can't be compared with {than}: {unit} is not defined here."
     if not difference.has_interval:
-        return f"{what} change {change} against {than}; too few rows to tell how sure that is."
+        return (
+            f"{what} change the {unit} of {than} by {signed}; there are too few rows to tell how "
+            "sure that is."
+        )
     ends = f"(95% interval {short(low)} to {short(high)})"
     if low <= 0 <= high:
         return (
-            f"What {what.lower()} add to {than} can't be told from no difference: they change "
-            f"{change} {ends}."
+            f"{what} change the {unit} of {than} by {signed} {ends}: that can't be told from no "
+            "difference."
         )
     if metric.higher_is_better and gain > 0:
         return f"{what} add {short(value)} {unit} to {than} {ends}."
     if gain > 0:
         return f"{what} lower the {unit} of {than} by {short(-value)}, which is better {ends}."
-    return f"{what} make {than} worse: they change {change} {ends}."
+    return f"{what} make {than} worse: they change the {unit} by {signed} {ends}."
 
 
 def _bootstrap(
