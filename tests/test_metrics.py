@@ -1,16 +1,26 @@
 """Scores: equal to scikit-learn's, with intervals that hold what they promise."""
 
+import re
 from dataclasses import astuple
 from math import sqrt
+from time import process_time
 
 import numpy as np
 import pytest
 from scipy.special import expit
-from scipy.stats import norm
+from scipy.stats import norm, spearmanr
 from sklearn import metrics as reference
 
-from twostage import metrics
-from twostage.metrics import Score, score_classification, score_regression
+from twostage import bootstrap
+from twostage.errors import UsageError
+from twostage.metrics import (
+    METRICS,
+    Score,
+    find_metrics,
+    score,
+    score_classification,
+    score_regression,
+)
 
 N = 60
 
@@ -70,35 +80,125 @@ def test_mape_is_left_out_unless_all_true_values_are_positive(least):
     assert list(score_regression(y, predicted, np.arange(N))) == ["r2", "rmse", "mae"]
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_weighted_auc_with_ties_equals_scikit_learns(seed):
-    y, proba = _binary(seed)
-    weights = np.random.default_rng(seed).integers(0, 4, (3, N)).astype(float)
-    expected = [reference.roc_auc_score(y, proba[:, 1], sample_weight=row) for row in weights]
-    np.testing.assert_allclose(metrics._binary_auc(y == 1, proba[:, 1], weights), expected)
+def _labels(scorer, **fixed):
+    """Turn a scorer of labels into one of probabilities."""
+    return lambda y, proba, **kw: scorer(y, proba.argmax(axis=1), **fixed, **kw)
+
+
+def _ranked(scorer, **fixed):
+    def of_proba(y, proba, **kw):
+        return scorer(y, proba[:, 1] if proba.shape[1] == 2 else proba, **fixed, **kw)
+
+    return of_proba
+
+
+def _f1(y, proba, **kw):
+    average = "binary" if proba.shape[1] == 2 else "macro"
+    return _labels(reference.f1_score, average=average)(y, proba, **kw)
+
+
+def _kappa(y, proba, **kw):
+    labels = range(proba.shape[1])
+    scorer = _labels(reference.cohen_kappa_score, weights="quadratic", labels=labels)
+    return scorer(y, proba, **kw)
+
+
+def _spearman(y, predicted, sample_weight):
+    """Repeat rows: scikit-learn has no Spearman, and SciPy's takes no weights."""
+    times = sample_weight.astype(int)
+    return spearmanr(np.repeat(y, times), np.repeat(predicted, times)).statistic
+
+
+REFERENCES = {
+    "auc": _ranked(reference.roc_auc_score, multi_class="ovr"),
+    "average_precision": _ranked(reference.average_precision_score),
+    "log_loss": reference.log_loss,
+    "brier": _ranked(reference.brier_score_loss),
+    "accuracy": _labels(reference.accuracy_score),
+    "balanced_accuracy": _labels(reference.balanced_accuracy_score),
+    "f1": _f1,
+    "kappa": _kappa,
+    "r2": reference.r2_score,
+    "rmse": reference.root_mean_squared_error,
+    "mae": reference.mean_absolute_error,
+    "mape": reference.mean_absolute_percentage_error,
+    "spearman": _spearman,
+}
+DATA = {
+    "two classes, tied": _binary,
+    "three classes": lambda seed: _multiclass(3, seed),
+    "five classes, tied": lambda seed: (lambda y, p: (y, p.round(1)))(*_multiclass(5, seed)),
+    "values": _values,
+    "values, tied": lambda seed: tuple(each.round() for each in _values(seed)),
+}
+CASES = [
+    (name, data)
+    for name in REFERENCES
+    for data in DATA
+    if (METRICS[name].task == "regression") == data.startswith("values")
+    and (name, data) != ("log_loss", "five classes, tied")  # those don't sum to one
+    and (name, data) != ("auc", "five classes, tied")
+    and (name, data) != ("brier", "five classes, tied")
+]
+
+
+@pytest.mark.parametrize(("name", "data"), CASES)
+@pytest.mark.parametrize("seed", range(3))
+def test_every_metric_equals_scikit_learns_with_sample_weights(name, data, seed):
+    y, predicted = DATA[data](seed)
+    weights = np.random.default_rng(seed).integers(0, 4, (3, N))
+    expected = [REFERENCES[name](y, predicted, sample_weight=row.astype(float)) for row in weights]
+    np.testing.assert_allclose(METRICS[name](y, predicted, weights), expected)
+    np.testing.assert_allclose(METRICS[name](y, predicted, weights.astype(float)), expected)
+
+
+@pytest.mark.parametrize("name", ["auc", "average_precision"])
+def test_ranks_of_several_tied_classes_equal_scikit_learns_class_by_class(name):
+    y, proba = DATA["five classes, tied"](0)
+    weights = np.random.default_rng(0).integers(0, 4, (1, N))
+    binary = {
+        "auc": reference.roc_auc_score,
+        "average_precision": reference.average_precision_score,
+    }
+    each = [binary[name](y == k, proba[:, k], sample_weight=weights[0]) for k in range(5)]
+    assert METRICS[name](y, proba, weights)[0] == pytest.approx(np.mean(each))
+
+
+def test_every_metric_has_a_reference():
+    assert set(METRICS) == set(REFERENCES)
+
+
+def test_metrics_that_are_not_defined_are_nan():
+    one_class = np.zeros(4, int), np.tile([0.9, 0.1], (4, 1))
+    constant = np.ones(4), np.arange(4.0)
+    once = np.ones((1, 4))
+    for name in ("auc", "average_precision", "f1", "kappa"):
+        assert np.isnan(METRICS[name](*one_class, once)).all()
+    for name in ("r2", "spearman"):
+        assert np.isnan(METRICS[name](*constant, once)).all()
+
+
+def test_all_metrics_that_fit_are_found_but_kappa_must_be_asked_for():
+    names = [metric.name for metric in find_metrics("classification", np.arange(3))]
+    expected = "auc average_precision log_loss brier accuracy balanced_accuracy f1"
+    assert names == expected.split()
+    assert [m.name for m in find_metrics("classification", np.arange(3), ["kappa"])] == ["kappa"]
+    of_values = [metric.name for metric in find_metrics("regression", np.array([0.0, 1.0]))]
+    assert of_values == ["r2", "rmse", "mae", "spearman"]
 
 
 @pytest.mark.parametrize(
-    ("ours", "theirs"),
+    ("task", "name", "message"),
     [
-        (metrics._r2, reference.r2_score),
-        (metrics._rmse, reference.root_mean_squared_error),
-        (metrics._mae, reference.mean_absolute_error),
-        (metrics._mape, reference.mean_absolute_percentage_error),
-        (metrics._log_loss, reference.log_loss),
-        (metrics._accuracy, lambda y, p, **kw: reference.accuracy_score(y, p.argmax(1), **kw)),
-        (
-            metrics._balanced_accuracy,
-            lambda y, p, **kw: reference.balanced_accuracy_score(y, p.argmax(1), **kw),
-        ),
+        ("classification", "r2", "'r2' is for regression, not classification. Those that fit"),
+        ("classification", "acuracy", "Unknown metric 'acuracy'. Did you mean 'accuracy'?"),
+        ("regression", "auc", "not regression. Those that fit regression: r2, rmse, mae, mape, sp"),
+        ("regression", "mape", "but 2 of 3 are not; first: row 1, -2. Ask for 'mae' instead."),
     ],
 )
-def test_resampled_scores_equal_scikit_learns_with_sample_weights(ours, theirs):
-    of_values = ours in (metrics._r2, metrics._rmse, metrics._mae, metrics._mape)
-    y, predicted = _values() if of_values else _multiclass(3)
-    weights = np.random.default_rng(0).integers(0, 4, (3, N)).astype(float)
-    expected = [theirs(y, predicted, sample_weight=row) for row in weights]
-    np.testing.assert_allclose(ours(y, predicted, weights), expected)
+def test_a_metric_that_does_not_fit_is_refused_with_those_that_do(task, name, message):
+    with pytest.raises(UsageError, match=re.escape(message)):
+        find_metrics(task, np.array([1.0, -2.0, 0.0]), [name])
 
 
 def test_log_loss_of_a_certain_mistake_is_finite():
@@ -126,7 +226,7 @@ def simulated():
     rng = np.random.default_rng(0)
     samples = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(metrics, "N_RESAMPLES", 400)
+        patch.setattr(bootstrap, "N_RESAMPLES", 400)
         for _ in range(N_SIMULATIONS):
             y = np.arange(200) % 2
             positive = expit(rng.normal(y - 0.5))
@@ -158,8 +258,8 @@ def test_interval_by_groups_is_wider_when_groups_repeat_rows(name):
 def test_resamples_without_a_class_are_left_out_of_the_interval(name):
     y = np.r_[1, np.zeros(23, int)]
     proba = np.column_stack([1 - y, y]) * 0.8 + 0.1
-    score = score_classification(y, proba, np.arange(24))[name]
-    assert score == Score(1.0, 1.0, 1.0)
+    found = score_classification(y, proba, np.arange(24))[name]
+    assert found == Score(1.0, 1.0, 1.0)
 
 
 def test_few_groups_give_no_interval():
@@ -191,10 +291,20 @@ def test_blocks_of_the_weight_matrix_change_nothing(monkeypatch, max_cells):
     y, proba = _binary()
     groups = np.arange(N) // 2
     at_once = score_classification(y, proba, groups)
-    monkeypatch.setattr(metrics, "_MAX_CELLS", max_cells)
+    monkeypatch.setattr(bootstrap, "_MAX_CELLS", max_cells)
     in_blocks = score_classification(y, proba, groups)
-    for name, score in at_once.items():
-        assert astuple(in_blocks[name]) == pytest.approx(astuple(score), rel=1e-12)
+    for name, found in at_once.items():
+        assert astuple(in_blocks[name]) == pytest.approx(astuple(found), rel=1e-12)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("decimals", [2, 16])
+def test_the_auc_of_100_000_rows_takes_seconds_of_one_core(decimals):
+    y, proba = _binary(n=100_000)
+    proba = (proba + np.random.default_rng(0).normal(scale=0.01, size=proba.shape)).round(decimals)
+    start = process_time()
+    score([METRICS["auc"]], y, proba, np.arange(len(y)))
+    assert process_time() - start < 5
 
 
 def test_same_seed_gives_the_same_interval_and_another_seed_another():

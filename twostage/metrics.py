@@ -1,43 +1,128 @@
-"""Scores with intervals: arrays in, numbers out.
+"""Metrics by name, and scores with intervals: arrays in, numbers out."""
 
-Every metric takes row weights of shape (n_resamples, n_rows), so that a bootstrap is a few matrix
-products and not thousands of calls.
-"""
-
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-N_RESAMPLES = 2000
-MIN_GROUPS = 20  # a bootstrap of fewer draws claims a certainty that is not there
-LEVEL = 0.95
-_MAX_CELLS = 20_000_000  # of a weight matrix: 160 MB
+from twostage.bootstrap import Score, Statistic, bootstrap
+from twostage.errors import UsageError, did_you_mean
+from twostage.weighted import (
+    accuracy,
+    balanced_accuracy,
+    binary_auc,
+    binary_average_precision,
+    brier,
+    by_class,
+    f1,
+    kappa,
+    log_loss,
+    mae,
+    mape,
+    r2,
+    rmse,
+    spearman,
+)
+
+__all__ = [
+    "METRICS",
+    "Metric",
+    "Score",
+    "find_metrics",
+    "main_score",
+    "score",
+    "score_classification",
+    "score_regression",
+]
+
+CLASSIFICATION, REGRESSION = "classification", "regression"
 
 
 @dataclass(frozen=True)
-class Score:
-    """A metric's value on held-out rows, with its interval.
+class Metric:
+    """A measure of predictions against the truth.
 
     Attributes
     ----------
-    value : float
-        On the rows as they are.
-    low, high : float
-        Ends of the 95% interval: percentiles of a bootstrap over groups; NaN under 20 groups.
+    name : str
+        As users write it.
+    label : str
+        As sentences write it.
+    task : {"classification", "regression"}
+        Classification takes class numbers, 0 to n_classes - 1, and probabilities of shape (n_rows,
+        n_classes); regression takes values and values of shape (n_rows,).
+    higher_is_better : bool
+        Whether more is better.
+    prepare : function of (y, predicted)
+        Does what needs to be done once, and returns the function of the weights.
+    bounds : (float, float)
+        What it can't pass.
+    is_pooled : bool
+        Whether the rows of all folds of a cross-validation are scored together; else the folds are
+        scored one by one and their scores averaged.
+    on_request : bool
+        Whether it is left out unless named.
     """
 
-    value: float
-    low: float
-    high: float
+    name: str
+    label: str
+    task: str
+    higher_is_better: bool
+    prepare: Callable[[np.ndarray, np.ndarray], Statistic]
+    bounds: tuple[float, float]
+    is_pooled: bool = True
+    on_request: bool = False
 
-    def __str__(self) -> str:
-        if not np.isfinite([self.low, self.high]).all():
-            return f"{_short(self.value)} (too few rows for an interval)"
-        return f"{_short(self.value)} (95% interval {_short(self.low)} to {_short(self.high)})"
+    def __call__(self, y: np.ndarray, predicted: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        """Score predictions under several weightings of the rows.
+
+        Parameters
+        ----------
+        y : array of shape (n_rows,)
+            Class numbers, or values.
+        predicted : array of shape (n_rows, n_classes) or (n_rows,)
+            Probabilities, or values.
+        weights : array of shape (n_resamples, n_rows)
+            Weight of each row in each resample.
+
+        Returns
+        -------
+        array of shape (n_resamples,)
+            NaN where the metric is not defined.
+        """
+        return self.prepare(y, predicted)(weights)
 
 
-Metric = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+def score(
+    metrics: Sequence[Metric],
+    y: np.ndarray,
+    predicted: np.ndarray,
+    groups: np.ndarray,
+    random_state: int = 0,
+) -> dict[str, Score]:
+    """Score predictions of rows that none of them was learned from.
+
+    Parameters
+    ----------
+    metrics : sequence of Metric
+        From `find_metrics`.
+    y : array of shape (n_rows,)
+        Class numbers, or values.
+    predicted : array of shape (n_rows, n_classes) or (n_rows,)
+        Probabilities, or values.
+    groups : int array of shape (n_rows,)
+        What the bootstrap draws: rows of one group are not independent.
+    random_state : int
+        Of the bootstrap.
+
+    Returns
+    -------
+    dict of str to Score
+        By the metrics' names.
+    """
+    return bootstrap(
+        {each.name: each.prepare(y, predicted) for each in metrics}, groups, random_state
+    )
 
 
 def score_classification(
@@ -51,10 +136,8 @@ def score_classification(
         Class numbers, 0 to n_classes - 1.
     proba : array of shape (n_rows, n_classes)
         Predicted probabilities.
-    groups : int array of shape (n_rows,)
-        What the bootstrap draws: rows of one group are not independent.
-    random_state : int
-        Of the bootstrap.
+    groups, random_state
+        As for `score`.
 
     Returns
     -------
@@ -62,18 +145,9 @@ def score_classification(
         ``auc`` (of more than two classes the mean of each against the rest), ``log_loss``,
         ``accuracy``, ``balanced_accuracy``. Where a resample lacks a class, the means over
         classes leave that class out.
-
-    References
-    ----------
-    Efron and Tibshirani (1993), An Introduction to the Bootstrap, chapter 13: percentile interval.
     """
-    metrics: dict[str, Metric] = {
-        "auc": _auc,
-        "log_loss": _log_loss,
-        "accuracy": _accuracy,
-        "balanced_accuracy": _balanced_accuracy,
-    }
-    return _score(metrics, y, proba, groups, random_state)
+    names = ("auc", "log_loss", "accuracy", "balanced_accuracy")
+    return score([METRICS[name] for name in names], y, proba, groups, random_state)
 
 
 def score_regression(
@@ -86,17 +160,15 @@ def score_regression(
     y, predicted : arrays of shape (n_rows,)
         True and predicted values.
     groups, random_state
-        As in `score_classification`.
+        As for `score`.
 
     Returns
     -------
     dict of str to Score
         ``r2``, ``rmse``, ``mae`` and, if all true values are positive, ``mape``.
     """
-    metrics: dict[str, Metric] = {"r2": _r2, "rmse": _rmse, "mae": _mae}
-    if (y > 0).all():
-        metrics["mape"] = _mape
-    return _score(metrics, y, predicted, groups, random_state)
+    names = ["r2", "rmse", "mae"] + ["mape"] * bool((y > 0).all())
+    return score([METRICS[name] for name in names], y, predicted, groups, random_state)
 
 
 def main_score(y: np.ndarray, predicted: np.ndarray) -> float:
@@ -109,117 +181,101 @@ def main_score(y: np.ndarray, predicted: np.ndarray) -> float:
     predicted : array of shape (n_rows, n_classes) or (n_rows,)
         Probabilities, or values.
     """
-    metric = _auc if predicted.ndim == 2 else _r2
+    metric = METRICS["auc" if predicted.ndim == 2 else "r2"]
     return float(metric(y, predicted, np.ones((1, len(y))))[0])
 
 
-def _score(
-    metrics: dict[str, Metric],
-    y: np.ndarray,
-    predicted: np.ndarray,
-    groups: np.ndarray,
-    random_state: int,
-) -> dict[str, Score]:
-    once = np.ones((1, len(y)))
-    values = {name: metric(y, predicted, once)[0] for name, metric in metrics.items()}
-    if len(np.unique(groups)) < MIN_GROUPS:
-        return {name: _with_interval(value, np.empty(0)) for name, value in values.items()}
-    resampled = {name: np.empty(N_RESAMPLES) for name in metrics}
-    rng = np.random.default_rng(random_state)
-    step = max(1, min(N_RESAMPLES, _MAX_CELLS // len(y)))
-    for start in range(0, N_RESAMPLES, step):
-        stop = min(start + step, N_RESAMPLES)
-        weights = _draw_weights(groups, stop - start, rng)
-        for name, metric in metrics.items():
-            resampled[name][start:stop] = metric(y, predicted, weights)
-    return {name: _with_interval(values[name], resampled[name]) for name in metrics}
+def find_metrics(task: str, y: np.ndarray, names: Sequence[str] | None = None) -> list[Metric]:
+    """Find the metrics that were asked for, or all that fit.
+
+    Parameters
+    ----------
+    task : {"classification", "regression"}
+        What is predicted.
+    y : array of shape (n_rows,)
+        True class numbers or values: percentages of values need positive ones.
+    names : sequence of str, optional
+        Which; by default all that fit, but quadratic kappa, which is for ordered classes.
+
+    Returns
+    -------
+    list of Metric
+
+    Raises
+    ------
+    UsageError
+        If a name is unknown, or the metric doesn't fit the task or the values.
+    """
+    fitting = {name: each for name, each in METRICS.items() if each.task == task}
+    if names is None:
+        is_usual = {
+            n: not m.on_request and (n != "mape" or _is_positive(y)) for n, m in fitting.items()
+        }
+        return [metric for name, metric in fitting.items() if is_usual[name]]
+    for name in names:
+        _refuse_misfit(name, task, fitting)
+        if name == "mape" and not _is_positive(y):
+            row = int(np.flatnonzero(~(y > 0))[0])
+            raise UsageError(
+                f"The metric 'mape' needs positive true values, but {np.sum(~(y > 0))} of {len(y)} "
+                f"are not; first: row {row}, {y[row]:g}. Ask for 'mae' instead."
+            )
+    return [fitting[name] for name in names]
 
 
-def _draw_weights(groups: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
-    """Draw how often each row occurs in n resamples of the groups, of shape (n, n_rows)."""
-    _, number = np.unique(groups, return_inverse=True)
-    n_groups = int(number.max()) + 1
-    counts = rng.multinomial(n_groups, np.full(n_groups, 1 / n_groups), size=n)
-    return counts[:, number].astype(np.float64)
+def _refuse_misfit(name: str, task: str, fitting: dict[str, Metric]) -> None:
+    if name in fitting:
+        return
+    those = f"Those that fit {task}: {', '.join(fitting)}."
+    if name in METRICS:
+        raise UsageError(f"The metric '{name}' is for {METRICS[name].task}, not {task}. {those}")
+    raise UsageError(f"Unknown metric '{name}'.{did_you_mean(name, fitting)} {those}")
 
 
-def _with_interval(value: float, resampled: np.ndarray) -> Score:
-    """Attach percentiles; resamples in which a metric is not defined are left out."""
-    defined = resampled[np.isfinite(resampled)]
-    if len(defined) == 0 or not np.isfinite(value):
-        return Score(float(value), float("nan"), float("nan"))
-    low, high = np.quantile(defined, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Score(float(value), float(low), float(high))
+def _is_positive(y: np.ndarray) -> bool:
+    return bool((y > 0).all())
 
 
-def _mean(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    return np.asarray(weights @ values / weights.sum(axis=1))
-
-
-def _auc(y: np.ndarray, proba: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    if proba.shape[1] == 2:
-        return _binary_auc(y == 1, proba[:, 1], weights)
-    each = [_binary_auc(y == k, proba[:, k], weights) for k in range(proba.shape[1])]
-    return _mean_of_defined(np.array(each))
-
-
-def _mean_of_defined(by_class: np.ndarray) -> np.ndarray:
-    """Average over the classes that a resample has; shape (n_classes, n_resamples)."""
-    is_defined = np.isfinite(by_class)
-    with np.errstate(invalid="ignore"):
-        return np.asarray(np.where(is_defined, by_class, 0).sum(axis=0) / is_defined.sum(axis=0))
-
-
-def _binary_auc(is_positive: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Return the weighted share of pairs in order, ties counted half (Mann-Whitney)."""
-    order = np.argsort(scores, kind="stable")
-    ordered, positive = scores[order], is_positive[order]
-    starts = np.flatnonzero(np.r_[True, np.diff(ordered) > 0])
-    weights = weights[:, order]
-    gains = np.add.reduceat(weights * positive, starts, axis=1)
-    losses = np.add.reduceat(weights * ~positive, starts, axis=1)
-    below = np.cumsum(losses, axis=1) - losses / 2
-    with np.errstate(invalid="ignore"):
-        return np.asarray((gains * below).sum(1) / (gains.sum(1) * losses.sum(1)))
-
-
-def _log_loss(y: np.ndarray, proba: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    of_truth = proba[np.arange(len(y)), y]
-    return _mean(-np.log(np.clip(of_truth, np.finfo(np.float64).eps, 1)), weights)
-
-
-def _accuracy(y: np.ndarray, proba: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    return _mean(proba.argmax(axis=1) == y, weights)
-
-
-def _balanced_accuracy(y: np.ndarray, proba: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    is_right = proba.argmax(axis=1) == y
-    classes = np.unique(y)
-    with np.errstate(invalid="ignore"):
-        recalls = [_mean(is_right[y == k], weights[:, y == k]) for k in classes]
-    return _mean_of_defined(np.array(recalls))
-
-
-def _r2(y: np.ndarray, predicted: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    centred = y - y.mean()
-    square = _mean(centred**2, weights)
-    variance = square - _mean(centred, weights) ** 2
-    variance[variance <= 1e-12 * square] = np.nan  # one distinct value, but for rounding
-    with np.errstate(invalid="ignore"):
-        return np.asarray(1 - _mean((y - predicted) ** 2, weights) / variance)
-
-
-def _rmse(y: np.ndarray, predicted: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    return np.asarray(np.sqrt(_mean((y - predicted) ** 2, weights)))
-
-
-def _mae(y: np.ndarray, predicted: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    return _mean(np.abs(y - predicted), weights)
-
-
-def _mape(y: np.ndarray, predicted: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    return _mean(np.abs(y - predicted) / y, weights)
-
-
-def _short(value: float) -> str:
-    return f"{value:.3f}" if abs(value) < 100 else f"{value:,.0f}"
+METRICS: dict[str, Metric] = {
+    metric.name: metric
+    for metric in (
+        Metric("auc", "AUC", CLASSIFICATION, True, by_class(binary_auc), (0.0, 1.0), False),
+        Metric(
+            "average_precision",
+            "average precision",
+            CLASSIFICATION,
+            True,
+            by_class(binary_average_precision),
+            (0.0, 1.0),
+            is_pooled=False,
+        ),
+        Metric("log_loss", "log loss", CLASSIFICATION, False, log_loss, (0.0, np.inf)),
+        Metric("brier", "Brier score", CLASSIFICATION, False, brier, (0.0, 2.0)),
+        Metric("accuracy", "accuracy", CLASSIFICATION, True, accuracy, (0.0, 1.0)),
+        Metric(
+            "balanced_accuracy",
+            "balanced accuracy",
+            CLASSIFICATION,
+            True,
+            balanced_accuracy,
+            (0.0, 1.0),
+            is_pooled=False,
+        ),
+        Metric("f1", "F1", CLASSIFICATION, True, f1, (0.0, 1.0)),
+        Metric(
+            "kappa",
+            "quadratic kappa",
+            CLASSIFICATION,
+            True,
+            kappa,
+            (-1.0, 1.0),
+            is_pooled=False,
+            on_request=True,
+        ),
+        Metric("r2", "R2", REGRESSION, True, r2, (-np.inf, 1.0)),
+        Metric("rmse", "RMSE", REGRESSION, False, rmse, (0.0, np.inf)),
+        Metric("mae", "MAE", REGRESSION, False, mae, (0.0, np.inf)),
+        Metric("mape", "MAPE", REGRESSION, False, mape, (0.0, np.inf)),
+        Metric("spearman", "Spearman", REGRESSION, True, spearman, (-1.0, 1.0), is_pooled=False),
+    )
+}
