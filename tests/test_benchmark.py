@@ -114,16 +114,25 @@ def test_the_tables_have_the_columns_that_are_promised(case: Case) -> None:
     given = case.frame.loc[oof["row"]].reset_index(drop=True)
     assert (oof["y"] == given["label"]).all()
     assert (oof["image"] == given["image"]).all()
-    assert set(results(found)["metric"]) == {"auc", "log_loss", "accuracy", "balanced_accuracy"}
+    assert set(results(found)["metric"]) == {
+        *("auc", "average_precision", "log_loss", "brier"),
+        *("accuracy", "balanced_accuracy", "f1"),
+    }
 
 
-def test_a_score_is_the_mean_of_those_of_the_folds(case: Case) -> None:
-    found = case.run(metrics=["accuracy"])
+def test_a_score_is_of_all_rows_and_an_auc_the_mean_of_the_folds(case: Case) -> None:
+    found = case.run(metrics=["accuracy", "auc"])
     oof = out_of_fold(found)
-    oof["is_right"] = oof["prediction"] == oof["y"]
-    by_fold = oof.groupby(["arm", "fold"])["is_right"].mean()
-    means = by_fold.groupby("arm").mean()
-    assert found.summary.set_index("arm")["value"].to_dict() == pytest.approx(means.to_dict())
+    is_right = oof["prediction"] == oof["y"]
+    shares = is_right.groupby(oof["arm"]).mean()
+    assert found.summary.set_index("arm")["value"].to_dict() == pytest.approx(shares.to_dict())
+    cells = results(found).query("metric == 'auc'")
+    by_arm = {
+        arm: np.average(of_arm["value"], weights=of_arm["n_test"])
+        for arm, of_arm in cells.groupby("arm")
+    }
+    scores = found.scores.query("metric == 'auc'").set_index("arm")["value"]
+    assert scores.to_dict() == pytest.approx(by_arm)
 
 
 def test_what_images_add_is_found_and_said(case: Case) -> None:
@@ -256,7 +265,7 @@ def test_an_estimator_of_ones_own_is_an_arm(case: Case) -> None:
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"metrics": ["rmse"]}, UsageError, "'rmse' doesn't fit the target, which holds classes"),
+        ({"metrics": ["rmse"]}, UsageError, "'rmse' is for regression, not classification"),
         ({"metrics": ["acuracy"]}, UsageError, "Unknown metric 'acuracy'. Did you mean 'accuracy'"),
         ({"heads": ["lightgmb"]}, UsageError, "Unknown head 'lightgmb'"),
         ({"heads": ["lightgbm", "lightgbm"]}, UsageError, "Two heads are called 'lightgbm'"),
@@ -456,7 +465,7 @@ def test_the_command_reports_as_json(case: Case) -> None:
         (("--split", "when", "--folds", 3), "--split says which folds there are"),
         (("--near-duplicates", "some"), "--near-duplicates is a cosine such as 0.95, or off"),
         (("--time", "when", "--repeats", 2), "cuts the rows in one way only"),
-        (("--metrics", "rmse"), "'rmse' doesn't fit the target"),
+        (("--metrics", "rmse"), "'rmse' is for regression, not classification"),
     ],
 )
 def test_a_wrong_command_exits_2(case: Case, more: tuple[object, ...], message: str) -> None:

@@ -30,6 +30,7 @@ from twostage.evaluation.tables import (
     results_table,
 )
 from twostage.fitted import FitSettings
+from twostage.metrics import Metric
 from twostage.store.store import EmbeddingStore
 
 PathLike = str | os.PathLike[str]
@@ -182,7 +183,7 @@ def benchmark(
     seen_by_heads = choose_features(features, table, base, bool(places))
     arms = make_arms(base, _named_heads(heads), seen_by_heads, list(places))
     data = gather(table, base, arms, places, near_duplicates, n_folds)
-    used = choose_metrics(metrics, data.target.classes is not None, data.target.y, base.log_target)
+    used = choose_metrics(metrics, data.target, base.log_target)
     may_train = np.isin(np.arange(len(table)), trainable_rows(data, base))
     folds = make_folds(how, table, data.target, data.duplicates.groups, ~data.is_seen, may_train)
     if told is not None:
@@ -193,7 +194,7 @@ def benchmark(
         "identity": identity,
         "command": command,
         "started": begun.isoformat(timespec="seconds"),
-        "metrics": list(used),
+        "metrics": [metric.name for metric in used],
         **facts_of(data, arms, folds, n_jobs),
     }
     with folder.opened(identity):
@@ -212,7 +213,7 @@ def benchmark(
             "findings": [asdict(finding) for finding in findings],
         }
         folder.write_run(facts | outcome)
-    summary = arms_table(results, scores, used[0])
+    summary = arms_table(results, scores, used[0].name)
     return Benchmark(folder.path, folder.read_run(), summary, scores, findings, n_computed)
 
 
@@ -253,7 +254,7 @@ def _all_cells(
     arms: Sequence[Arm],
     folds: Sequence[Fold],
     data: Gathered,
-    metric: str,
+    metric: Metric,
     n_jobs: int | None,
     progress: Callable[[CellDone], None] | None,
 ) -> tuple[list[CellResult], int]:
@@ -265,7 +266,7 @@ def _all_cells(
     def take(cell: CellResult, was_there: bool) -> None:
         done[cell.arm, cell.repeat, cell.fold] = cell
         if progress is not None:
-            score = score_fold(data.target.y[cell.rows], cell.predicted).get(metric, float("nan"))
+            score = score_fold([metric], data.target.y[cell.rows], cell.predicted)[metric.name]
             counts = (len(done), len(order), was_there)
             progress(CellDone(cell.arm, cell.repeat, cell.fold, score, cell.fit_seconds, *counts))
 

@@ -20,6 +20,7 @@ from twostage.weighted import (
     mae,
     mape,
     r2,
+    r2_of_logs,
     rmse,
     spearman,
 )
@@ -193,9 +194,10 @@ def find_metrics(task: str, y: np.ndarray, names: Sequence[str] | None = None) -
     task : {"classification", "regression"}
         What is predicted.
     y : array of shape (n_rows,)
-        True class numbers or values: percentages of values need positive ones.
+        True class numbers or values: percentages and logarithms of values need positive ones.
     names : sequence of str, optional
-        Which; by default all that fit, but quadratic kappa, which is for ordered classes.
+        Which; by default all that fit, but quadratic kappa, which is for ordered classes, and R2
+        of the logarithm.
 
     Returns
     -------
@@ -214,11 +216,11 @@ def find_metrics(task: str, y: np.ndarray, names: Sequence[str] | None = None) -
         return [metric for name, metric in fitting.items() if is_usual[name]]
     for name in names:
         _refuse_misfit(name, task, fitting)
-        if name == "mape" and not _is_positive(y):
+        if name in _OF_POSITIVE and not _is_positive(y):
             row = int(np.flatnonzero(~(y > 0))[0])
             raise UsageError(
-                f"The metric 'mape' needs positive true values, but {np.sum(~(y > 0))} of {len(y)} "
-                f"are not; first: row {row}, {y[row]:g}. Ask for 'mae' instead."
+                f"The metric '{name}' needs positive true values, but {np.sum(~(y > 0))} of "
+                f"{len(y)} are not; first: row {row}, {y[row]:g}. Ask for 'mae' instead."
             )
     return [fitting[name] for name in names]
 
@@ -236,6 +238,7 @@ def _is_positive(y: np.ndarray) -> bool:
     return bool((y > 0).all())
 
 
+_OF_POSITIVE = ("mape", "r2_log")
 METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (
@@ -273,6 +276,15 @@ METRICS: dict[str, Metric] = {
             on_request=True,
         ),
         Metric("r2", "R2", REGRESSION, True, r2, (-np.inf, 1.0)),
+        Metric(
+            "r2_log",
+            "R2 of the logarithm",
+            REGRESSION,
+            True,
+            r2_of_logs,
+            (-np.inf, 1.0),
+            on_request=True,
+        ),
         Metric("rmse", "RMSE", REGRESSION, False, rmse, (0.0, np.inf)),
         Metric("mae", "MAE", REGRESSION, False, mae, (0.0, np.inf)),
         Metric("mape", "MAPE", REGRESSION, False, mape, (0.0, np.inf)),

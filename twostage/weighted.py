@@ -176,6 +176,12 @@ def r2(y: np.ndarray, predicted: np.ndarray) -> Statistic:
     return of
 
 
+def r2_of_logs(y: np.ndarray, predicted: np.ndarray) -> Statistic:
+    with np.errstate(invalid="ignore", divide="ignore"):
+        logs = np.log(y), np.log(predicted)
+    return r2(*(np.where(np.isfinite(values), values, np.nan) for values in logs))
+
+
 def rmse(y: np.ndarray, predicted: np.ndarray) -> Statistic:
     errors = (y - predicted) ** 2
     return lambda weights: np.asarray(np.sqrt(_mean(errors, weights)))

@@ -5,20 +5,9 @@ from dataclasses import dataclass
 from math import isfinite
 
 from twostage.evaluation.arms import BOTH, IMAGES, TABLE, Arm
-from twostage.evaluation.scoring import LOWER_IS_BETTER
-from twostage.evaluation.summary import FoldPrediction, cross_validated_difference
-from twostage.metrics import Score
+from twostage.intervals import FoldPrediction, cross_validated_difference
+from twostage.metrics import Metric, Score
 
-_NAMES = {
-    "auc": "AUC",
-    "r2": "R2",
-    "r2_log": "R2 of the logarithm",
-    "rmse": "RMSE",
-    "mae": "MAE",
-    "mape": "MAPE",
-    "log_loss": "log loss",
-    "balanced_accuracy": "balanced accuracy",
-}
 _RICHEST = (BOTH, IMAGES, TABLE)
 
 
@@ -49,7 +38,7 @@ class Finding:
 
 
 def find(
-    arms: Sequence[Arm], folds: Mapping[str, Sequence[FoldPrediction]], metric: str
+    arms: Sequence[Arm], folds: Mapping[str, Sequence[FoldPrediction]], metric: Metric
 ) -> list[Finding]:
     """Compare arms that differ in one thing.
 
@@ -59,16 +48,16 @@ def find(
         All of them.
     folds : mapping of str to sequence of FoldPrediction
         By arm.
-    metric : str
+    metric : Metric
         The main one.
     """
     pairs = [*_images_pairs(arms), *_heads_pairs(arms), *_stores_pairs(arms)]
-    is_error = metric in LOWER_IS_BETTER
+    is_error = not metric.higher_is_better
     found = []
     for kind, arm, against in pairs:
         score = cross_validated_difference(metric, folds[arm.name], folds[against.name])
-        sentence = _SENTENCES[kind](arm, against, _NAMES.get(metric, metric), score, is_error)
-        found.append(Finding(kind, arm.name, against.name, metric, score, sentence))
+        sentence = _SENTENCES[kind](arm, against, metric.label, score, is_error)
+        found.append(Finding(kind, arm.name, against.name, metric.name, score, sentence))
     return found
 
 

@@ -9,8 +9,9 @@ from twostage.evaluation.arms import Arm
 from twostage.evaluation.cells import CellResult
 from twostage.evaluation.gathering import Gathered
 from twostage.evaluation.scoring import score_fold
-from twostage.evaluation.summary import FoldPrediction
 from twostage.fitted import FitSettings
+from twostage.intervals import FoldPrediction
+from twostage.metrics import Metric
 
 
 def predictions_by_arm(
@@ -33,14 +34,14 @@ def predictions_by_arm(
 
 
 def results_table(
-    cells: Sequence[CellResult], arms: Sequence[Arm], data: Gathered, metrics: Sequence[str]
+    cells: Sequence[CellResult], arms: Sequence[Arm], data: Gathered, metrics: Sequence[Metric]
 ) -> pd.DataFrame:
     """Return the results table: a row per cell and metric."""
     by_name = {arm.name: arm for arm in arms}
     records = []
     for cell in cells:
         arm = by_name[cell.arm]
-        values = score_fold(data.target.y[cell.rows], cell.predicted)
+        values = score_fold(metrics, data.target.y[cell.rows], cell.predicted)
         records += [
             {
                 "arm": arm.name,
@@ -50,14 +51,14 @@ def results_table(
                 "repeat": cell.repeat,
                 "fold": cell.fold,
                 "metric": metric,
-                "value": values.get(metric, float("nan")),
+                "value": value,
                 "fit_seconds": cell.fit_seconds,
                 "predict_us_per_row": cell.predict_us_per_row,
                 "model_bytes": cell.model_bytes,
                 "n_train": cell.n_train,
                 "n_test": len(cell.rows),
             }
-            for metric in metrics
+            for metric, value in values.items()
         ]
     return pd.DataFrame(records)
 
