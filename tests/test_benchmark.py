@@ -23,6 +23,7 @@ from twostage.cli.main import main
 from twostage.errors import BenchmarkError, DataError, UsageError
 from twostage.evaluation import cells
 from twostage.evaluation.findings import find
+from twostage.metrics import METRICS
 from twostage.seen import SeenRows
 
 N = 120
@@ -495,4 +496,4 @@ def test_unusable_images_are_counted_and_exit_3(case: Case) -> None:
 
 
 def test_findings_need_the_same_folds(case: Case) -> None:
-    assert find([], {}, "auc") == []
+    assert find([], {}, METRICS["auc"]) == []

@@ -109,6 +109,12 @@ def _spearman(y, predicted, sample_weight):
     return spearmanr(np.repeat(y, times), np.repeat(predicted, times)).statistic
 
 
+def _r2_of_logs(y, predicted, sample_weight):
+    if (y <= 0).any() or (predicted <= 0).any():
+        return np.nan
+    return reference.r2_score(np.log(y), np.log(predicted), sample_weight=sample_weight)
+
+
 REFERENCES = {
     "auc": _ranked(reference.roc_auc_score, multi_class="ovr"),
     "average_precision": _ranked(reference.average_precision_score),
@@ -119,6 +125,7 @@ REFERENCES = {
     "f1": _f1,
     "kappa": _kappa,
     "r2": reference.r2_score,
+    "r2_log": _r2_of_logs,
     "rmse": reference.root_mean_squared_error,
     "mae": reference.mean_absolute_error,
     "mape": reference.mean_absolute_percentage_error,
@@ -192,7 +199,11 @@ def test_all_metrics_that_fit_are_found_but_kappa_must_be_asked_for():
     [
         ("classification", "r2", "'r2' is for regression, not classification. Those that fit"),
         ("classification", "acuracy", "Unknown metric 'acuracy'. Did you mean 'accuracy'?"),
-        ("regression", "auc", "not regression. Those that fit regression: r2, rmse, mae, mape, sp"),
+        (
+            "regression",
+            "auc",
+            "not regression. Those that fit regression: r2, r2_log, rmse",
+        ),
         ("regression", "mape", "but 2 of 3 are not; first: row 1, -2. Ask for 'mae' instead."),
     ],
 )
