@@ -395,7 +395,7 @@ def comparable(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     return table, pd.read_parquet(folder / "oof.parquet")
 
 
-@pytest.mark.parametrize("n_jobs", [1, 2])
+@pytest.mark.parametrize("n_jobs", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_killed_benchmark_goes_on_and_ends_as_an_undisturbed_one(case: Case, n_jobs: int) -> None:
     killed, whole = case.folder / "killed", case.folder / "whole"
     asked = ("--heads", "lightgbm", "--repeats", 4, "--n-jobs", n_jobs, "--quiet")
