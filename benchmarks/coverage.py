@@ -1,6 +1,6 @@
 """Count how often intervals hold what they promise, where the truth is known.
 
-    python benchmarks/coverage.py [--runs N] [--only PART ...]
+    python benchmarks/coverage.py [--runs N] [--only PART ...] [--setting NAME ...]
 
 - rows: 2,000 samples of rows in groups from a population whose scores are known; how often does
   the bootstrap's 95% interval contain them?
@@ -16,7 +16,7 @@ averages over folds (pooled), and the corrected resampled t of Nadeau and Bengio
 also the corrected bootstrap of the mean over repeats (joint). Chance is an AUC and an accuracy of
 0.5, a correlation of 0, and the R2 of predicting the training rows' mean.
 
-Results go to artifacts/coverage.json and .md.
+Results go to artifacts/coverage.json and .md, each setting's when it is done.
 """
 
 import json
@@ -322,21 +322,23 @@ def as_markdown(record: dict[str, Any]) -> str:
 @click.command()
 @click.option("--runs", default=1000, help="Of each setting, but the rows'.")
 @click.option("--only", multiple=True, type=click.Choice(PARTS), help="Parts to run.")
-def main(runs: int, only: tuple[str, ...]) -> None:
-    """Run the parts, and add each to the artifacts when it is done."""
+@click.option("--setting", multiple=True, help="Settings to run, by name.")
+def main(runs: int, only: tuple[str, ...], setting: tuple[str, ...]) -> None:
+    """Run the settings of the parts, and add each to the artifacts when it is done."""
     for part in only or PARTS:
-        found = {}
         for name, run in jobs(part, runs).items():
-            found[name] = run()
-            click.echo(f"{part}: {name} {json.dumps(found[name])}", err=True)
-        save(part, found)
+            if not setting or name in setting:
+                save(part, name, run())
 
 
-def save(part: str, found: dict[str, Any]) -> None:
-    """Put a part into the artifacts, beside those that are there."""
+def save(part: str, name: str, found: dict[str, Any]) -> None:
+    """Put a setting into the artifacts, beside those that are there."""
+    click.echo(f"{part}: {name} {json.dumps(found)}", err=True)
     path = ARTIFACTS / "coverage.json"
-    record = json.loads(path.read_text()) if path.exists() else {part: {} for part in PARTS}
-    record[part] = found
+    record = json.loads(path.read_text()) if path.exists() else {}
+    of_part = record.get(part, {}) | {name: found}
+    record |= {each: record.get(each, {}) for each in PARTS}
+    record[part] = {each: of_part[each] for each in jobs(part, 0) if each in of_part}
     record["machine"] = f"{platform.system()} {platform.machine()}, {joblib.cpu_count()} cores"
     record["versions"] = {"python": platform.python_version()}
     record["versions"] |= {name: version(name) for name in LIBRARIES}
