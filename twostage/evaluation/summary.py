@@ -72,7 +72,7 @@ def cross_validated_score(metric: str, folds: Folds) -> Score:
     ----------
     Nadeau and Bengio (2003), Inference for the Generalization Error: the corrected resampled t.
     """
-    return _corrected(_values(metric, folds), folds)
+    return corrected_mean(_values(metric, folds), folds)
 
 
 def cross_validated_difference(metric: str, folds_a: Folds, folds_b: Folds) -> Score:
@@ -86,14 +86,18 @@ def cross_validated_difference(metric: str, folds_a: Folds, folds_b: Folds) -> S
     for a, b in zip(folds_a, folds_b, strict=True):
         if (a.repeat, a.fold) != (b.repeat, b.fold) or not np.array_equal(a.y, b.y):
             raise ValueError("Arms are compared on the same folds alone.")
-    return _corrected(_values(metric, folds_a) - _values(metric, folds_b), folds_a)
+    return corrected_mean(_values(metric, folds_a) - _values(metric, folds_b), folds_a)
 
 
 def _values(metric: str, folds: Folds) -> np.ndarray:
     return np.array([score_fold(f.y, f.predicted).get(metric, np.nan) for f in folds])
 
 
-def _corrected(values: np.ndarray, folds: Folds) -> Score:
+def corrected_mean(values: np.ndarray, folds: Folds) -> Score:
+    """Return the mean of a value per fold, with an interval that knows that folds share rows.
+
+    Values that are not finite are left out.
+    """
     is_defined = np.isfinite(values)
     n = int(is_defined.sum())
     if n == 0:
