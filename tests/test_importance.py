@@ -144,9 +144,10 @@ def test_each_store_has_an_importance_of_its_own(case: Case) -> None:
 class Product:
     """A model of two image columns and a table column, of which it ignores another."""
 
-    dims = {"front": 1, "back": 1}
-    table_columns = ["x", "ignored"]
-    is_classification = False
+    def __init__(self) -> None:
+        self.dims = {"front": 1, "back": 1}
+        self.table_columns = ["x", "ignored"]
+        self.is_classification = False
 
     def predict(self, frame: pd.DataFrame, images: dict[str, ImageBlock]) -> np.ndarray:
         front, back = images["front"], images["back"]
