@@ -390,9 +390,10 @@ def command(case: Case, output: Path, *more: object) -> list[str]:
     return [str(word) for word in words]
 
 
-def comparable(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+def comparable(folder: Path) -> tuple[pd.DataFrame, ...]:
     table = pd.read_parquet(folder / "results.parquet").drop(columns=TIMINGS)
-    return table, pd.read_parquet(folder / "oof.parquet")
+    others = (pd.read_parquet(folder / f"{name}.parquet") for name in ("oof", "importance"))
+    return (table, *others)
 
 
 @pytest.mark.parametrize("n_jobs", [1, pytest.param(2, marks=pytest.mark.slow)])

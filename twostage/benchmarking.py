@@ -17,14 +17,17 @@ from twostage.evaluation.cells import CellResult
 from twostage.evaluation.duplicates import NEARLY_EQUAL
 from twostage.evaluation.findings import Finding, find
 from twostage.evaluation.gathering import Gathered, choose_features, gather, trainable_rows
+from twostage.evaluation.importance import N_PERMUTATIONS
 from twostage.evaluation.pool import run_cells
 from twostage.evaluation.provenance import facts_of, identity_of
 from twostage.evaluation.resampling import Fold, Resampling, make_folds
-from twostage.evaluation.results import OOF, RESULTS, ResultsFolder
+from twostage.evaluation.results import IMPORTANCE, OOF, RESULTS, ResultsFolder
 from twostage.evaluation.scoring import choose_metrics, score_fold
 from twostage.evaluation.summary import summarise
 from twostage.evaluation.tables import (
     arms_table,
+    importance_by_arm,
+    importance_table,
     out_of_fold_table,
     predictions_by_arm,
     results_table,
@@ -85,6 +88,10 @@ class Benchmark:
         ``arm``, ``metric``, ``value``, ``low``, ``high``, for all metrics.
     findings : list of Finding
         Paired differences, in words.
+    importance : DataFrame
+        A row per arm and what it looks at, the images as one block and each column: ``arm``,
+        ``kind``, ``name``, ``value``, ``low``, ``high``. The value says by how much the main metric
+        gets worse where rows get another row's images or value.
     n_computed : int
         Cells that this run computed; the others were there.
     """
@@ -94,6 +101,7 @@ class Benchmark:
     summary: pd.DataFrame
     scores: pd.DataFrame
     findings: list[Finding]
+    importance: pd.DataFrame
     n_computed: int
 
 
@@ -111,6 +119,7 @@ def benchmark(
     time_column: str | None = None,
     split: str | None = None,
     near_duplicates: float | None = NEARLY_EQUAL,
+    importance: bool | int = True,
     n_jobs: int | None = None,
     command: str | None = None,
     progress: Callable[[CellDone], None] | None = None,
@@ -129,7 +138,8 @@ def benchmark(
         Embeddings of the table's images; several are compared. May be empty where ``features`` is
         ``("table",)``.
     output : path-like
-        Folder for the results: ``results.parquet``, ``oof.parquet``, ``run.json``.
+        Folder for the results: ``results.parquet``, ``oof.parquet``, ``importance.parquet``,
+        ``run.json``.
     table : DataFrame of shape (n_rows, n_columns)
         With target and image columns.
     target : str
@@ -149,6 +159,10 @@ def benchmark(
     near_duplicates : float or None
         Cosine of centred embeddings from which on two rows are kept in one fold; None for never.
         Rows with images of equal bytes are kept in one fold in any case.
+    importance : bool or int
+        Whether to tell what the images as a block and each column are worth to arms that see the
+        table, by permuting test rows; a number says how often, in place of 5. Cells that lack it
+        are computed again.
     n_jobs : int, optional
         Processes; one per core if None. Scores do not depend on it.
     command : str, optional
@@ -175,6 +189,7 @@ def benchmark(
         If a cell goes wrong, which is named, or the folder is another benchmark's.
     """
     started, begun = time.perf_counter(), datetime.now(UTC)
+    n_permutations = _n_permutations(importance)
     folder = ResultsFolder(output)
     folder.check()
     base = _base_settings(target, split, settings)
@@ -199,22 +214,50 @@ def benchmark(
     }
     with folder.opened(identity):
         folder.write_run(facts)
-        cells, n_computed = _all_cells(folder, arms, folds, data, used[0], n_jobs, progress)
+        cells, n_computed = _all_cells(
+            folder, arms, folds, data, used[0], n_permutations, n_jobs, progress
+        )
         predictions = predictions_by_arm(cells, data)
         results = results_table(cells, arms, data, used)
         scores = summarise(predictions, used)
         findings = find(arms, predictions, used[0])
+        drops = importance_table(cells, used[0].name)
+        worth = importance_by_arm(drops, predictions)
         folder.write_table(RESULTS, results)
+        folder.write_table(IMPORTANCE, drops)
         folder.write_table(OOF, out_of_fold_table(cells, data, base))
         outcome = {
             "seconds": time.perf_counter() - started,
             "n_cells_computed": n_computed,
             "scores": scores.to_dict("records"),
             "findings": [asdict(finding) for finding in findings],
+            "importance": worth.to_dict("records"),
+            "permutations": _permutations(cells),
         }
         folder.write_run(facts | outcome)
     summary = arms_table(results, scores, used[0].name)
-    return Benchmark(folder.path, folder.read_run(), summary, scores, findings, n_computed)
+    return Benchmark(folder.path, folder.read_run(), summary, scores, findings, worth, n_computed)
+
+
+def _n_permutations(importance: bool | int) -> int:
+    if isinstance(importance, bool):
+        return N_PERMUTATIONS if importance else 0
+    if importance < 0:
+        raise UsageError(f"The number of permutations is {importance}; give 0 or more.")
+    return importance
+
+
+def _permutations(cells: Sequence[CellResult]) -> dict[str, Any] | None:
+    """Return how the importance was computed: where it cost too much, with less than asked for."""
+    told = [cell.importance for cell in cells if cell.importance is not None]
+    if not told:
+        return None
+    return {
+        "asked": max(one.n_asked for one in told),
+        "made": min(one.n_permutations for one in told),
+        "largest_share_of_rows_left_out": max(one.share_left_out for one in told),
+        "seconds": sum(one.seconds for one in told),
+    }
 
 
 def _base_settings(target: str, split: str | None, settings: dict[str, Any]) -> FitSettings:
@@ -255,6 +298,7 @@ def _all_cells(
     folds: Sequence[Fold],
     data: Gathered,
     metric: Metric,
+    n_permutations: int,
     n_jobs: int | None,
     progress: Callable[[CellDone], None] | None,
 ) -> tuple[list[CellResult], int]:
@@ -273,11 +317,11 @@ def _all_cells(
     left = []
     for arm, fold in order:
         cell = folder.read_cell(number_of[arm.name], fold.repeat, fold.number)
-        if cell is None:
+        if cell is None or not cell.is_enough(arm, n_permutations):
             left.append((arm, fold))
         else:
             take(cell, True)
-    for cell in run_cells(left, data.rows, data.target, n_jobs):
+    for cell in run_cells(left, data.rows, data.target, n_permutations, n_jobs):
         folder.write_cell(number_of[cell.arm], cell)
         take(cell, False)
     cells = [done[arm.name, fold.repeat, fold.number] for arm in arms for fold in folds]

@@ -37,6 +37,7 @@ __all__ = [
 ]
 
 CLASSIFICATION, REGRESSION = "classification", "regression"
+OF_POSITIVE = ("mape", "r2_log")  # true values
 
 
 @dataclass(frozen=True)
@@ -216,7 +217,7 @@ def find_metrics(task: str, y: np.ndarray, names: Sequence[str] | None = None) -
         return [metric for name, metric in fitting.items() if is_usual[name]]
     for name in names:
         _refuse_misfit(name, task, fitting)
-        if name in _OF_POSITIVE and not _is_positive(y):
+        if name in OF_POSITIVE and not _is_positive(y):
             row = int(np.flatnonzero(~(y > 0))[0])
             raise UsageError(
                 f"The metric '{name}' needs positive true values, but {np.sum(~(y > 0))} of "
@@ -238,7 +239,6 @@ def _is_positive(y: np.ndarray) -> bool:
     return bool((y > 0).all())
 
 
-_OF_POSITIVE = ("mape", "r2_log")
 METRICS: dict[str, Metric] = {
     metric.name: metric
     for metric in (

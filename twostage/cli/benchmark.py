@@ -38,7 +38,8 @@ if TYPE_CHECKING:
     "--output",
     required=True,
     metavar="RESULTS",
-    help="Folder to make, or to go on with: results.parquet, oof.parquet, run.json.",
+    help="Folder to make, or to go on with: results.parquet, oof.parquet, importance.parquet, "
+    "run.json.",
 )
 @click.option("--table", type=TABLE, help="CSV or Parquet table with the target.")
 @click.option("--target", metavar="COL", help="Column to predict.")
@@ -116,6 +117,13 @@ if TYPE_CHECKING:
     help="Train also on rows that a tuned backbone was trained on; they are never scored.",
 )
 @click.option(
+    "--importance/--no-importance",
+    default=True,
+    show_default=True,
+    help="Tell what the images as a block and each column are worth to heads that see the table: "
+    "by how much scores drop if test rows get another row's.",
+)
+@click.option(
     "--n-jobs",
     type=click.IntRange(1),
     metavar="N",
@@ -170,6 +178,7 @@ def benchmark(
             time_column=options["time_column"],
             split=options["split"],
             near_duplicates=_threshold(options["near_duplicates"]),
+            importance=options["importance"],
             n_jobs=options["n_jobs"],
             command=shlex.join(["twostage", *sys.argv[1:]]),
             progress=progress,
@@ -186,6 +195,7 @@ def benchmark(
         ctx.exit(UNREADABLE)
 
 
+_N_TOP = 5
 _AS_IN_FIT = {"head": "lightgbm", "features": "both"}  # of the settings that arms have in common
 
 
@@ -193,6 +203,7 @@ def describe(found: "Benchmark", frame: "pd.DataFrame") -> str:
     """Put a benchmark in words: its rows, a line per arm, and what follows."""
     lines = [*_row_lines(found), "", *_arm_lines(found), ""]
     lines += [finding.sentence for finding in found.findings]
+    lines += _importance_lines(found)
     cells = len(found.run["arms"]) * len(found.run["folds"])
     was_there = cells - found.n_computed
     rest = f" ({was_there} of {cells} cells were there)" if was_there else ""
@@ -268,6 +279,32 @@ def _arm_lines(found: "Benchmark") -> list[str]:
     return ["  ".join(cells) for cells in padded]
 
 
+def _importance_lines(found: "Benchmark") -> list[str]:
+    """Tell what is worth the most to the first head, where it sees the most."""
+    told = found.importance
+    first = [arm for arm in found.run["arms"] if arm["head"] == found.run["arms"][0]["head"]]
+    richest = sorted(first, key=lambda arm: arm["features"] != "both")
+    names = [arm["name"] for arm in richest if (told["arm"] == arm["name"]).any()]
+    if not names:
+        return []
+    of_arm = told[told["arm"] == names[0]].to_dict("records")
+    metric = str(found.summary["metric"].iloc[0])
+    parts = [f"{one['name']} {_number(one['value'])}{_within(one)}" for one in of_arm[:_N_TOP]]
+    more = f"; {len(of_arm) - _N_TOP} more in importance.parquet" if len(of_arm) > _N_TOP else ""
+    line = f"Worth to '{names[0]}', in {metric}: {', '.join(parts)}{more}."
+    how = found.run["permutations"]
+    if how["made"] < how["asked"]:
+        line += f" Of {plural(how['made'], 'permutation')} in place of {how['asked']}"
+        left_out = how["largest_share_of_rows_left_out"]
+        line += f", of {1 - left_out:.0%} of the rows" if left_out else ""
+        line += ", which keeps it cheap."
+    return [line]
+
+
+def _within(one: dict[str, Any]) -> str:
+    return "" if isnan(one["low"]) else f" ({_number(one['low'])} to {_number(one['high'])})"
+
+
 def _number(value: float) -> str:
     return f"{value:.3f}" if abs(value) < 100 else f"{value:,.0f}"
 
@@ -284,6 +321,7 @@ def _record(found: "Benchmark") -> dict[str, Any]:
         "arms": found.summary.to_dict("records"),
         "scores": found.scores.to_dict("records"),
         "findings": [asdict(finding) for finding in found.findings],
+        "importance": found.importance.to_dict("records"),
         "counts": found.run["counts"],
         "n_cells_computed": found.n_computed,
         "seconds": found.run["seconds"],

@@ -15,6 +15,7 @@ from threadpoolctl import threadpool_limits
 
 from twostage.errors import BenchmarkError, TwoStageError
 from twostage.evaluation.arms import Arm
+from twostage.evaluation.importance import CellImportance, is_told_of, permutation_importance
 from twostage.evaluation.resampling import Fold
 from twostage.fitted import FittedModel
 from twostage.fitting import fit_model, tell_roles
@@ -47,6 +48,8 @@ class CellResult:
         Of encoders and head on disk; NaN of what can't be saved.
     n_train : int
         Rows that it learned from.
+    importance : CellImportance or None
+        What images and columns are worth to it; None where that was not asked for.
     """
 
     arm: str
@@ -58,10 +61,22 @@ class CellResult:
     predict_us_per_row: float
     model_bytes: float
     n_train: int
+    importance: CellImportance | None = None
+
+    def is_enough(self, arm: Arm, n_permutations: int) -> bool:
+        """Tell whether it holds the importance that is asked for, if it is."""
+        if n_permutations == 0 or not is_told_of(arm):
+            return True
+        return self.importance is not None and self.importance.n_asked == n_permutations
 
 
 def run_cell(
-    arm: Arm, fold: Fold, rows: TrainingRows, target: Target, n_threads: int | None = None
+    arm: Arm,
+    fold: Fold,
+    rows: TrainingRows,
+    target: Target,
+    n_permutations: int = 0,
+    n_threads: int | None = None,
 ) -> CellResult:
     """Fit an arm on a fold's training rows, and predict its test rows.
 
@@ -77,6 +92,8 @@ def run_cell(
         All of them.
     target : Target
         Of all of them.
+    n_permutations : int
+        Of each block and column, for their importance; none if 0.
     n_threads : int, optional
         For this cell, where others run beside it in processes of their own.
 
@@ -88,7 +105,7 @@ def run_cell(
     where = f"Arm '{arm.name}', repeat {fold.repeat + 1}, fold {fold.number + 1}"
     try:
         with _alone(n_threads):
-            return _run(arm, fold, rows, target, n_threads, where)
+            return _run(arm, fold, rows, target, n_permutations, n_threads, where)
     except BenchmarkError:
         raise
     except TwoStageError as error:
@@ -105,6 +122,7 @@ def _run(
     fold: Fold,
     rows: TrainingRows,
     target: Target,
+    n_permutations: int,
     n_threads: int | None,
     where: str,
 ) -> CellResult:
@@ -113,12 +131,19 @@ def _run(
     started = time.perf_counter()
     model = fit_model(rows.take(fold.train), target.take(fold.train), settings, columns)
     fit_seconds = time.perf_counter() - started
-    predicted, seconds = _predict(model, rows.take(fold.test))
+    test = rows.take(fold.test)
+    predicted, seconds = _predict(model, test)
     n_bad = int((~np.isfinite(predicted)).reshape(len(predicted), -1).any(axis=1).sum())
     if n_bad:
         raise BenchmarkError(
             f"{where}: {n_bad} of {len(predicted)} predictions are NaN or infinite. Leave the head "
             "out, change its settings, or look at the rows' columns for values out of all range."
+        )
+    importance = None
+    if n_permutations and is_told_of(arm):
+        seed = (settings.random_state, fold.repeat, fold.number)
+        importance = permutation_importance(
+            model, test, target.y[fold.test], n_permutations, len(fold.train), seed
         )
     return CellResult(
         arm.name,
@@ -130,6 +155,7 @@ def _run(
         seconds / len(fold.test) * 1e6,
         _model_bytes(model),
         len(fold.train),
+        importance,
     )
 
 

@@ -19,6 +19,7 @@ def run_cells(
     work: Sequence[Work],
     rows: Mapping[str, TrainingRows],
     target: Target,
+    n_permutations: int = 0,
     n_jobs: int | None = None,
 ) -> Iterator[CellResult]:
     """Yield the results of cells as they are finished.
@@ -31,6 +32,8 @@ def run_cells(
         All rows, by the name of the store; those of "" have no images.
     target : Target
         Of all rows.
+    n_permutations : int
+        For the importance of blocks and columns; none if 0.
     n_jobs : int, optional
         Processes; as many as there are cores, but no more than cells, if None. Each gets its share
         of the cores. What is computed does not depend on it.
@@ -45,7 +48,7 @@ def run_cells(
         raise UsageError(f"The number of jobs is {n_jobs}; give 1 or more.")
     n_jobs = max(1, min(n_jobs or n_cores, len(work)))
     if n_jobs == 1:
-        tasks = ((arm, fold, rows[arm.store], target, None) for arm, fold in work)
+        tasks = ((arm, fold, rows[arm.store], target, n_permutations) for arm, fold in work)
         yield from starmap(run_cell, tasks)
         return
     n_threads = max(1, n_cores // n_jobs)
@@ -53,6 +56,6 @@ def run_cells(
         # Arrays are shared by memory maps; one task at a time, for cells take seconds each.
         pool = joblib.Parallel(n_jobs, return_as="generator_unordered", batch_size=1)
         yield from pool(
-            joblib.delayed(run_cell)(arm, fold, rows[arm.store], target, n_threads)
+            joblib.delayed(run_cell)(arm, fold, rows[arm.store], target, n_permutations, n_threads)
             for arm, fold in work
         )

@@ -16,11 +16,13 @@ from filelock import FileLock, Timeout
 
 from twostage.errors import BenchmarkError, UsageError
 from twostage.evaluation.cells import CellResult
+from twostage.evaluation.importance import CellImportance
 from twostage.saving import to_json
 from twostage.store.files import remove_leftovers, replace_file
 
 FORMAT_VERSION = 1
 RUN, RESULTS, OOF = "run.json", "results.parquet", "oof.parquet"
+IMPORTANCE = "importance.parquet"
 _CELLS, _LOCK = "_cells", "_lock"
 _FACTS = b"twostage.cell"
 _N_SHOWN = 5
@@ -144,6 +146,8 @@ class ResultsFolder:
         columns = {"row": cell.rows} | {f"p{k}": wide[:, k] for k in range(wide.shape[1])}
         scalars = ("arm", "fit_seconds", "predict_us_per_row", "model_bytes", "n_train")
         facts = {name: getattr(cell, name) for name in scalars} | {"ndim": cell.predicted.ndim}
+        if cell.importance is not None:
+            facts["importance"] = cell.importance.record()
         table = pa.table(columns).replace_schema_metadata({_FACTS: json.dumps(facts)})
         self._write(self._cell_file(number, cell.repeat, cell.fold), _parquet(table))
 
@@ -153,6 +157,8 @@ class ResultsFolder:
             table = pq.read_table(self._cell_file(number, repeat, fold))
             facts = json.loads(table.schema.metadata[_FACTS])
             ndim = facts.pop("ndim")
+            if "importance" in facts:
+                facts["importance"] = CellImportance.from_record(facts["importance"])
         except (OSError, pa.ArrowException, ValueError, KeyError, TypeError):
             return None
         columns = [table[name].to_numpy() for name in table.column_names[1:]]

@@ -4,7 +4,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from twostage.metrics import METRICS, Metric, find_metrics
+from twostage.metrics import (
+    CLASSIFICATION,
+    METRICS,
+    OF_POSITIVE,
+    REGRESSION,
+    Metric,
+    find_metrics,
+)
 from twostage.targets import Target
 
 
@@ -27,6 +34,16 @@ def choose_metrics(asked: Sequence[str], target: Target, log_target: bool) -> li
     """
     found = find_metrics(target.task, target.y, list(dict.fromkeys(asked)) or None)
     return [METRICS["r2_log"], *found] if log_target and not asked else found
+
+
+def all_metrics(is_classification: bool, y: np.ndarray) -> list[Metric]:
+    """Return every metric that can be asked for of these class numbers, or values."""
+    task = CLASSIFICATION if is_classification else REGRESSION
+    return [
+        metric
+        for name, metric in METRICS.items()
+        if metric.task == task and (name not in OF_POSITIVE or (y > 0).all())
+    ]
 
 
 def score_fold(metrics: Sequence[Metric], y: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
