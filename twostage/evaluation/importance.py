@@ -16,8 +16,8 @@ from twostage.rows import TrainingRows, take_blocks
 BLOCK, COLUMN = "block", "column"
 IMAGE_BLOCK = "images"
 N_PERMUTATIONS = 5
-_ROWS_PER_TRAINING_ROW = 20  # predicted in a cell at most: a fraction of what a fit costs
-_FEWEST_ROWS = 50_000
+_ROWS_PER_TRAINING_ROW = 12  # predicted in a cell at most: a fraction of what a fit costs
+_FEWEST_ROWS = 30_000
 _VALUES_AT_ONCE = 8_000_000
 
 Source = tuple[str, str]  # kind and name
@@ -209,7 +209,9 @@ def _permuted(test: TrainingRows, source: Source | None, orders: np.ndarray) -> 
         frame[name] = test.frame[name].iloc[moved].array
     if kind == BLOCK:
         return frame, take_blocks(test.blocks, moved)
-    return frame, test.blocks if len(orders) == 1 else take_blocks(test.blocks, as_they_are)
+    if len(orders) == 1:  # nothing to copy
+        return frame, test.blocks
+    return frame, take_blocks(test.blocks, as_they_are)
 
 
 def _score(y: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
