@@ -16,7 +16,7 @@ import twostage
 PACKAGE = Path(twostage.__file__).parent
 # Floors from the ground up. Rooms of one floor do not import each other.
 FLOORS = [
-    ["errors", "fingerprint", "pixels", "folders", "throughput", "demo"],
+    ["errors", "fingerprint", "pixels", "folders", "throughput", "demo", "bootstrap"],
     ["splits", "metrics", "targets", "recipes", "features", "ridge", "saving", "seen"],
     ["images", "backbones", "store", "table", "blocks", "heads", "executors"],
     ["joins", "worker", "training"],
@@ -28,7 +28,7 @@ FLOORS = [
     ["model", "staging", "unseen"],
     ["estimator"],
     ["evaluation"],
-    ["benchmarking"],
+    ["benchmarking", "report"],
     ["cli"],
 ]
 FLOOR_OF = {room: number for number, floor in enumerate(FLOORS) for room in floor}
