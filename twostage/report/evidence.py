@@ -193,8 +193,8 @@ def _read_table(folder: Path, name: str) -> pd.DataFrame:
     except (OSError, pa.ArrowException, ValueError) as error:
         raise BenchmarkError(
             f"The results in '{folder}' are damaged: {name} can't be read "
-            f"({str(error).splitlines()[0]}). Run the benchmark's command again: finished cells are "
-            "kept."
+            f"({str(error).splitlines()[0]}). Run the benchmark's command again: what is "
+            "finished stays."
         ) from None
 
 

@@ -105,9 +105,8 @@ class Album:
     def worst(self) -> Cards:
         """Return the rows whose prediction is furthest off; no right ones among them."""
         error = np.nan_to_num(self.best.error, nan=-1.0)
-        if self.best.proba is None:
-            is_wrong = error > 0
-        else:
+        is_wrong = error > 0
+        if self.best.proba is not None:
             is_wrong = self.best.predicted != self.best.y
         order = np.argsort(-np.where(is_wrong, error, -1), kind="stable")
         chosen = [int(at) for at in order[:N_WORST] if is_wrong[at]]

@@ -29,6 +29,22 @@ _THRESHOLD_COLUMNS = {
 }
 
 
+OF_BACKBONE: dict[str, str] = {
+    "architecture": "architecture",
+    "weights": "weights",
+    "weights_digest": "weights digest",
+    "layer": "layer",
+    "pooling": "pooling",
+    "dim": "dimensions",
+    "input_size_px": "input, px",
+    "resize": "resize",
+    "preprocessing": "preprocessing",
+    "decoder": "decoder",
+    "engine": "engine",
+    "precision": "precision",
+}
+
+
 @dataclass(frozen=True)
 class Column:
     """A column of a table that can be sorted."""
@@ -384,7 +400,7 @@ def _provenance(analysis: Analysis) -> list[tuple[str, list[tuple[str, str]]]]:
         spec = store["spec"]
         lines = [
             (label, str(spec[name]))
-            for name, label in _OF_BACKBONE.items()
+            for name, label in OF_BACKBONE.items()
             if spec.get(name) is not None
         ]
         if store.get("tuned"):
@@ -396,19 +412,3 @@ def _provenance(analysis: Analysis) -> list[tuple[str, list[tuple[str, str]]]]:
     groups.append(("Run", ran))
     groups.append(("Versions", [(k, str(v)) for k, v in identity.get("versions", {}).items()]))
     return groups
-
-
-_OF_BACKBONE: dict[str, str] = {
-    "architecture": "architecture",
-    "weights": "weights",
-    "weights_digest": "weights digest",
-    "layer": "layer",
-    "pooling": "pooling",
-    "dim": "dimensions",
-    "input_size_px": "input, px",
-    "resize": "resize",
-    "preprocessing": "preprocessing",
-    "decoder": "decoder",
-    "engine": "engine",
-    "precision": "precision",
-}

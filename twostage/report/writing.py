@@ -9,7 +9,9 @@ from twostage.errors import UsageError
 from twostage.report.analysis import Analysis, analyse
 from twostage.report.evidence import predictions_of, read_evidence
 from twostage.report.gallery import Album
+from twostage.report.model_page import is_model, make_model_page
 from twostage.report.page import import_jinja, make_page
+from twostage.report.plots import check_matplotlib, write_plots
 from twostage.report.stored import Stored, find_store, look_up
 from twostage.report.thumbnails import Thumbnails
 from twostage.store.files import replace_file
@@ -46,12 +48,12 @@ def write_report(
     title: str | None = None,
     told: Callable[[str], None] | None = None,
 ) -> Written:
-    """Write a benchmark's report as one HTML file.
+    """Write the report of a benchmark, or the shorter one of a model, as one HTML file.
 
     Parameters
     ----------
     results : path-like
-        A results folder, as `twostage.benchmark` writes it.
+        A results folder, as `twostage.benchmark` writes it, or a model's folder.
     output : path-like
         The file; it is written whole or not at all.
     images : path-like, optional
@@ -76,9 +78,22 @@ def write_report(
         If Jinja2, or for plots matplotlib, is not installed, or a path can't be used.
     BenchmarkError
         If the folder holds no finished benchmark.
+    ModelError
+        If it holds a model that is damaged.
     """
     import_jinja()
     check_output(output)
+    if is_model(results):
+        if images is not None or store is not None or plots is not None:
+            raise UsageError(
+                f"'{results}' is a model, of which there are neither pictures nor plots: leave "
+                "--images, --store and --plots out. With RESULTS of 'twostage benchmark' they work."
+            )
+        page = make_model_page(results, title)
+        write_page(page, output)
+        return Written(Path(output), len(page), [])
+    if plots is not None:
+        check_matplotlib()
     analysis, album = _analyse(results, images, store)
     for note in _notes(analysis, album):
         if told is not None:
@@ -146,8 +161,6 @@ def _notes(analysis: Analysis, album: Album) -> list[str]:
 def _write_plots(analysis: Analysis, folder: PathLike | None) -> list[Path]:
     if folder is None:
         return []
-    from twostage.report.plots import write_plots
-
     try:
         return write_plots(analysis, Path(folder))
     except OSError as error:
