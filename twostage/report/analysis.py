@@ -156,7 +156,8 @@ def embedding_map(matrix: np.ndarray) -> EmbeddingMap | None:
     if len(usable) < 3 or matrix.shape[1] < 2:
         return None
     learn = usable[sample(len(usable), _MOST_FOR_COMPONENTS)]
-    components = PCA(2, svd_solver="randomized", random_state=0).fit(matrix[learn])
+    with np.errstate(invalid="ignore"):  # of equal embeddings there is no variance to explain
+        components = PCA(2, svd_solver="randomized", random_state=0).fit(matrix[learn])
     chosen = usable[sample(len(usable))]
     points = components.transform(matrix[chosen])
     first, second = np.nan_to_num(components.explained_variance_ratio_)

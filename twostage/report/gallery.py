@@ -12,7 +12,7 @@ from twostage.report.stored import Stored
 from twostage.report.thumbnails import Thumbnails
 from twostage.report.words import number
 
-N_WORST, N_TYPICAL, N_UNREADABLE, N_PAIRS = 12, 5, 12, 6
+N_WORST, N_TYPICAL, N_UNREADABLE, N_PAIRS = 12, 6, 12, 6
 MOST_CLASSES = 8
 _MOST_ROWS_FOR_PAIRS = 20_000
 

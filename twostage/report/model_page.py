@@ -7,7 +7,7 @@ from typing import Any
 
 from twostage.model import RECORD, read_model
 from twostage.report import words
-from twostage.report.page import OF_BACKBONE, Column, Value, render
+from twostage.report.page import Column, Value, backbone_lines, render
 from twostage.staged import AnyModel, StagedModel
 from twostage.table.roles import IGNORED
 
@@ -111,12 +111,7 @@ def _provenance(
     ]
     groups = [("Fit", fit)]
     for number, spec in enumerate(model.backbones, start=1):
-        lines = [
-            (label, Path(spec[name]).name if name == "weights" else str(spec[name]))
-            for name, label in OF_BACKBONE.items()
-            if spec.get(name) is not None
-        ]
-        several = len(model.backbones) > 1
-        groups.append((f"Backbone {number}" if several else "Backbone", lines))
+        name = f"Backbone {number}" if len(model.backbones) > 1 else "Backbone"
+        groups.append((name, backbone_lines(spec)))
     groups.append(("Versions", [(name, str(value)) for name, value in versions.items()]))
     return groups

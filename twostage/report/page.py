@@ -5,6 +5,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
@@ -23,13 +24,12 @@ _THRESHOLD_COLUMNS = {
     "sensitivity": "sensitivity",
     "specificity": "specificity",
     "precision": "precision",
-    "npv": "neg. predictive value",
+    "npv": "NPV",
     "f1": "F1",
     "accuracy": "accuracy",
 }
 
-
-OF_BACKBONE: dict[str, str] = {
+_OF_BACKBONE: dict[str, str] = {
     "architecture": "architecture",
     "weights": "weights",
     "weights_digest": "weights digest",
@@ -318,7 +318,8 @@ def _threshold_rows(table: pd.DataFrame | None) -> tuple[list[Column], list[list
     columns = [Column("why", False), *map(Column, _THRESHOLD_COLUMNS.values())]
     rows = []
     for record in table.drop_duplicates().to_dict("records"):
-        row = [Value(str(record["why"]), "", str(record["why"]))]
+        why = {"given": "the usual one"}.get(record["why"], str(record["why"]))
+        row = [Value(why, "", why)]
         for name in _THRESHOLD_COLUMNS:
             value = float(record[name])
             text = words.percent(value) if name == "share_flagged" else words.number(value)
@@ -374,6 +375,14 @@ def _left_out(run: Mapping[str, Any]) -> list[str]:
     return said
 
 
+def backbone_lines(spec: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return what there is to say of a backbone; of a file, its name without the folders."""
+    given = {name: spec[name] for name in _OF_BACKBONE if spec.get(name) is not None}
+    if "weights" in given:
+        given["weights"] = PurePath(str(given["weights"])).name
+    return [(_OF_BACKBONE[name], str(value)) for name, value in given.items()]
+
+
 def _provenance(analysis: Analysis) -> list[tuple[str, list[tuple[str, str]]]]:
     """Return where it all comes from: groups of names and values."""
     run = analysis.evidence.run
@@ -388,7 +397,6 @@ def _provenance(analysis: Analysis) -> list[tuple[str, list[tuple[str, str]]]]:
             f"{identity['table']['rows']:,} rows, {len(identity['table']['columns'])} columns",
         ),
         ("table digest", str(identity["table"]["digest"])),
-        *((f"digest with “{name}”", str(digest)) for name, digest in identity["stores"].items()),
         ("target", f"{analysis.evidence.target} ({run['task']})"),
         ("images in", ", ".join(settings.get("image_columns") or []) or "–"),
         ("group", str(settings.get("group") or "–")),
@@ -398,11 +406,8 @@ def _provenance(analysis: Analysis) -> list[tuple[str, list[tuple[str, str]]]]:
     groups = [("Data", data)]
     for store in run["stores"]:
         spec = store["spec"]
-        lines = [
-            (label, str(spec[name]))
-            for name, label in OF_BACKBONE.items()
-            if spec.get(name) is not None
-        ]
+        lines = backbone_lines(spec)
+        lines.append(("digest with table", str(identity["stores"].get(store["name"], "–"))))
         if store.get("tuned"):
             lines.append(("tuned on", f"{words.plural(store.get('n_images_seen', 0), 'image')}"))
         groups.append((f"Backbone of “{store['name']}”", lines))

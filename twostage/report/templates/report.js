@@ -4,7 +4,9 @@ for (const table of document.querySelectorAll("table.sortable")) {
   heads.forEach((head, column) => {
     const button = document.createElement("button");
     button.type = "button";
-    button.append(...head.childNodes);
+    const label = document.createElement("span");
+    label.append(...head.childNodes);
+    button.append(label);
     head.append(button);
     button.addEventListener("click", () => {
       const isNumber = head.classList.contains("num");
