@@ -438,7 +438,7 @@ def test_the_command_writes_the_page_and_says_so(tmp_path: Path) -> None:
     output = tmp_path / "page.html"
     result = run(results, "-o", output, "--title", "My <title>", "--quiet")
     assert result.exit_code == 0, result.output
-    assert re.fullmatch(rf"{re.escape(str(output))}: \d+\.\d kB\.\n", result.output)
+    assert re.fullmatch(rf"{re.escape(str(output))}: \d+ kB\.\n", result.output)
     assert "My &lt;title&gt;" in output.read_text()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["page.html", "results"]
 
@@ -554,7 +554,8 @@ def test_a_model_gets_a_shorter_page(tmp_path: Path) -> None:
     table.to_csv(tmp_path / "table.csv", index=False)
     write_store(tmp_path / "store", names, rng.normal(size=(120, 5)).astype(np.float32))
     fit = ["fit", tmp_path / "store", "--table", tmp_path / "table.csv", "--image-col", "image"]
-    fit += ["--target", "label", "--head", "linear", "-o", tmp_path / "model"]
+    fit += ["--target", "label", "--head", "linear", "--features", "table"]
+    fit += ["-o", tmp_path / "model"]
     assert CliRunner().invoke(main, [str(one) for one in fit]).exit_code == 0
     result = run(tmp_path / "model", "-o", tmp_path / "r.html")
     assert result.exit_code == 0, result.output

@@ -128,8 +128,8 @@ def choose_headline(evidence: Evidence, ranked: pd.DataFrame) -> Mapping[str, An
     rank = {arm: place for place, arm in enumerate(ranked["arm"])}
     of_images = [one for one in findings if one["kind"] == "images"]
     if of_images:
-        return min(of_images, key=lambda one: rank.get(one["arm"], len(rank)))
-    return findings[0] if findings else None
+        return dict(min(of_images, key=lambda one: rank.get(one["arm"], len(rank))))
+    return dict(findings[0]) if findings else None
 
 
 def verdict(finding: Mapping[str, Any]) -> str:

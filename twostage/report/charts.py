@@ -59,12 +59,16 @@ class Marks:
 
 @dataclass(frozen=True)
 class PointChart:
-    """Points between two axes; ``scale`` tells whether looks are steps of one quantity."""
+    """Points between two axes.
+
+    ``scale`` is the first letter of the looks' names: ``k`` of kinds, ``v`` of steps of a value,
+    ``t`` of steps of an error.
+    """
 
     x: Axis
     y: Axis
     marks: list[Marks]
-    is_scale: bool = False
+    scale: str = "k"
     n_shown: int = 0
     n_in_all: int = 0
 
@@ -204,7 +208,7 @@ def prediction_chart(best: ArmPredictions, is_log: bool) -> PointChart:
     axis = log_axis(values) if use_log else linear_axis(values)
     points = _points(axis, axis, best.y[shown], best.predicted[shown])
     marks = [Marks(2, "", points, len(points))]
-    return PointChart(axis, axis, marks, False, len(points), len(best.y))
+    return PointChart(axis, axis, marks, "k", len(points), len(best.y))
 
 
 def residual_chart(best: ArmPredictions) -> Histogram:
@@ -232,7 +236,7 @@ def residual_chart(best: ArmPredictions) -> Histogram:
 def target_map(found: EmbeddingMap, best: ArmPredictions) -> PointChart:
     """Colour the map by class, or by fifths of the value."""
     if best.proba is None:
-        return _by_fifths(found, np.asarray(best.y, float))
+        return _by_fifths(found, np.asarray(best.y, float), "v")
     y = best.y[found.chosen]
     sizes = np.bincount(best.y, minlength=len(best.labels))
     own = np.argsort(-sizes, kind="stable")
@@ -241,15 +245,15 @@ def target_map(found: EmbeddingMap, best: ArmPredictions) -> PointChart:
     rest = ~np.isin(y, own)
     if rest.any():
         parts.append(("all others", rest))
-    return _map_of(found, parts, False)
+    return _map_of(found, parts, "k")
 
 
 def error_map(found: EmbeddingMap, best: ArmPredictions) -> PointChart:
     """Colour the map by fifths of the error."""
-    return _by_fifths(found, best.error)
+    return _by_fifths(found, best.error, "t")
 
 
-def _by_fifths(found: EmbeddingMap, values: np.ndarray) -> PointChart:
+def _by_fifths(found: EmbeddingMap, values: np.ndarray, scale: str) -> PointChart:
     edges = np.unique(np.nanquantile(values, np.linspace(0, 1, N_STEPS + 1)))
     mine = values[found.chosen]
     number_of = np.clip(np.searchsorted(edges, mine, side="left") - 1, 0, max(len(edges) - 2, 0))
@@ -258,18 +262,16 @@ def _by_fifths(found: EmbeddingMap, values: np.ndarray) -> PointChart:
         for k in range(max(len(edges) - 1, 1))
         if len(edges) > 1
     ] or [(number(float(edges[0])), np.ones(len(mine), bool))]
-    return _map_of(found, parts, True)
+    return _map_of(found, parts, scale)
 
 
-def _map_of(
-    found: EmbeddingMap, parts: Sequence[tuple[str, np.ndarray]], is_scale: bool
-) -> PointChart:
+def _map_of(found: EmbeddingMap, parts: Sequence[tuple[str, np.ndarray]], scale: str) -> PointChart:
     x, y = (_tight_axis(found.points[:, k]) for k in range(2))
     marks = []
     for look, (name, is_in) in enumerate(parts):
         points = _points(x, y, *found.points[is_in].T)
         marks.append(Marks(look, name, points, len(points)))
-    return PointChart(x, y, marks, is_scale, len(found.chosen), found.n_rows)
+    return PointChart(x, y, marks, scale, len(found.chosen), found.n_rows)
 
 
 def _tight_axis(values: np.ndarray) -> Axis:
@@ -289,7 +291,7 @@ def _points(x: Axis, y: Axis, xs: np.ndarray, ys: np.ndarray) -> list[tuple[floa
 def _interval_row(
     name: str,
     detail: str,
-    score: Mapping[str, Any],
+    score: Mapping[Any, Any],
     axis: Axis,
     look: int,
     tone: str = "",

@@ -123,8 +123,8 @@ class ArmPredictions:
     def error(self) -> np.ndarray:
         """How wrong each row is: 1 less the true class's probability, or the absolute residual."""
         if self.proba is None:
-            return np.abs(np.asarray(self.y - self.predicted, float))
-        return 1 - self.proba[np.arange(len(self.y)), self.y]
+            return np.asarray(np.abs(self.y - self.predicted), float)
+        return np.asarray(1 - self.proba[np.arange(len(self.y)), self.y])
 
     def groups(self, column: str | None) -> np.ndarray:
         """Number the groups of the rows; each its own without a column."""

@@ -46,6 +46,11 @@ class Card:
     note: str = ""
 
     @property
+    def file(self) -> str:
+        """The image's name without its folders."""
+        return self.image.rsplit("/", 1)[-1]
+
+    @property
     def alt(self) -> str:
         """What stands for the picture."""
         return f"{self.image or 'no image'}: truly {self.truth}, predicted {self.predicted}"

@@ -13,8 +13,12 @@ from twostage.report.analysis import Analysis
 from twostage.report.words import features_name, lower_is_better, metric_name
 
 # As in templates/report.css, on light paper: told apart by all eyes.
-COLOURS = ("#6d7681", "#0b8f6b", "#0067a8", "#d55e00", "#a4508b", "#a27300", "#3d9bd6", "#4a3f8f")
-STEPS = ("#cdc7bc", "#e0b27c", "#dd8438", "#bd4d10", "#7a2306")
+COLOURS = ("#6d7681", "#0b8f6b", "#0067a8", "#d55e00", "#a4508b", "#a27300", "#3690c9", "#4a3f8f")
+STEPS = {
+    "t": ("#cdc7bc", "#e0b27c", "#dd8438", "#bd4d10", "#7a2306"),
+    "v": ("#c3cbd3", "#8fb3d1", "#4f8fc0", "#1b66a0", "#0a3259"),
+    "k": COLOURS,
+}
 _INK, _SOFT, _GRID = "#1c2127", "#59616b", "#e7e3da"
 _MARKERS = ("o", "s", "D", "^")
 _STYLE = {
@@ -105,7 +109,10 @@ def _plots_of(analysis: Analysis) -> dict[str, Draw]:
 
 def _draw_arms(analysis: Analysis, figure: Any) -> None:
     ranked = analysis.ranked
-    names = [f"{one.head}, {features_name(one.features)}" for one in ranked.itertuples()]
+    names = [
+        f"{head}, {features_name(sees)}"
+        for head, sees in zip(ranked["head"], ranked["features"], strict=True)
+    ]
     if analysis.ranked["store"].nunique() > 2:
         names = [f"{n}, {s}" if s else n for n, s in zip(names, ranked["store"], strict=True)]
     looks = [charts.LOOK_OF.get(features, 2) for features in ranked["features"]]
@@ -248,8 +255,8 @@ def _draw_map(analysis: Analysis, figure: Any) -> None:
             if not mark.points:
                 continue
             x, y = np.array(mark.points).T
-            colour = STEPS[mark.look] if chart.is_scale else COLOURS[mark.look]
-            shape = "o" if chart.is_scale else _MARKERS[mark.look % 4]
+            colour = STEPS[chart.scale][mark.look]
+            shape = _MARKERS[mark.look % 4] if chart.scale == "k" else "o"
             axes.scatter(
                 x, 100 - y, s=9, c=colour, marker=shape, alpha=0.75, linewidths=0,
                 label=_unhidden(mark.name),

@@ -97,7 +97,7 @@ def log_axis(values: Iterable[float]) -> Axis:
 
 def _round_step(step: float) -> float:
     power = 10.0 ** floor(log10(step))
-    return next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= step * (1 - 1e-9))
+    return next(m * power for m in (1, 2, 5, 10) if m * power >= step * (1 - 1e-9))
 
 
 def _label(value: float, digits: int) -> str:
