@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from twostage.backbones.spec import BackboneSpec
 from twostage.seen import SeenRows
 from twostage.store.schema import embedding_array
 from twostage.store.store import EmbeddingStore
@@ -20,8 +21,22 @@ def write_store(
 ) -> EmbeddingStore:
     """Make a store of images with these embeddings; image number i has the hash ``h<i>``."""
     n, dim = matrix.shape
-    spec = {"architecture": "fake", "dim": dim, "storage_dtype": "float32"}
-    store = EmbeddingStore.create(folder, spec, "identity", seen)
+    spec = BackboneSpec(
+        architecture="mobilenet_v2",
+        weights="imagenet",
+        weights_digest="digest",
+        weights_file_hash=None,
+        layer="penultimate",
+        pooling="avg",
+        dim=dim,
+        input_size_px=96,
+        resize="crop",
+        preprocessing="tf",
+        storage_dtype="float32",
+        engine="keras",
+        precision="float32",
+    )
+    store = EmbeddingStore.create(folder, spec.to_dict(), spec.identity, seen)
     usable = np.isfinite(matrix).all(axis=1)
     columns = {
         "image": list(images),

@@ -49,6 +49,7 @@ class Case:
             "heads": ["lightgbm"],
             "n_folds": 3,
             "n_jobs": 1,
+            "near_duplicates": None,  # in six dimensions, strangers look alike
         }
         stores = changes.pop("stores", self.store)
         return benchmark(stores, self.folder / name, **options | changes)
@@ -139,7 +140,7 @@ def test_what_images_add_is_found_and_said(case: Case) -> None:
     assert said.startswith(f"With lightgbm, images add {gain.value:.3f} AUC to the table (95% int")
     (of_heads,) = [one for one in found.findings if one.kind == "heads"]
     assert (of_heads.arm, of_heads.against) == ("lightgbm, both", "linear, both")
-    assert "lightgbm does better than linear on images and table by" in of_heads.sentence
+    assert "linear does better than lightgbm on images and table by" in of_heads.sentence
 
 
 def test_an_error_metric_is_better_where_it_is_lower(case: Case) -> None:
@@ -374,7 +375,7 @@ def command(case: Case, output: Path, *more: object) -> list[str]:
     words = (
         *("benchmark", case.store, "--table", case.folder / "table.csv", "--target", "label"),
         *("--image-col", "image", "--ignore", "price", "--heads", "lightgbm,linear"),
-        *("-o", output, *more),
+        *("--near-duplicates", "off", "-o", output, *more),
     )
     return [str(word) for word in words]
 
@@ -387,7 +388,7 @@ def comparable(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
 @pytest.mark.parametrize("n_jobs", [1, 2])
 def test_a_killed_benchmark_goes_on_and_ends_as_an_undisturbed_one(case: Case, n_jobs: int) -> None:
     killed, whole = case.folder / "killed", case.folder / "whole"
-    asked = ("--repeats", "4", "--n-jobs", n_jobs, "--quiet")
+    asked = ("--heads", "lightgbm", "--repeats", 4, "--n-jobs", n_jobs, "--quiet")
     code = "from twostage.cli.main import main; main()"
     process = subprocess.Popen([sys.executable, "-c", code, *command(case, killed, *asked)])
     cells_of = (killed / "_cells").glob
@@ -396,11 +397,11 @@ def test_a_killed_benchmark_goes_on_and_ends_as_an_undisturbed_one(case: Case, n
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     there = {path: path.stat().st_mtime_ns for path in cells_of("arm*")}
-    assert 5 <= len(there) < 120
+    assert 5 <= len(there) < 60
     assert not (killed / "results.parquet").exists()
     result = CliRunner().invoke(main, [*command(case, killed, *asked), "--json"])
     assert result.exit_code == 0, result.output
-    assert json.loads(result.stdout)["n_cells_computed"] == 120 - len(there)
+    assert json.loads(result.stdout)["n_cells_computed"] == 60 - len(there)
     assert {path: path.stat().st_mtime_ns for path in there} == there
     assert CliRunner().invoke(main, command(case, whole, *asked)).exit_code == 0
     for one, other in zip(comparable(killed), comparable(whole), strict=True):
