@@ -32,7 +32,6 @@ VOID = {"meta", "link", "img", "br", "hr", "input"}
 BLOCKS = {"td", "th", "p", "li", "dt", "dd", "h1", "h2", "h3", "h4", "div", "figcaption", "caption"}
 EVIL = "<script>alert(1)</script>"
 NASTY = ['a"b', "x' onerror='alert(1)", "<img src=x onerror=alert(1)>", "R&D <b>", "{{ 7*7 }}"]
-FIXED = {"architecture": "fake", "dim": 5, "storage_dtype": "float32"}
 SECTIONS = {"arms", "differences", "best", "rows", "table", "provenance"}
 
 
@@ -129,6 +128,8 @@ def write_results(
         "difference": {"value": 0.05, "low": 0.01, "high": 0.09},
         "sentence": "With linear, images add 0.050 AUC to the table (95% interval 0.010 to 0.090).",
     }
+    spec = write_store(folder / "_probe", ["0"], np.ones((1, 5), np.float32)).spec
+    shutil.rmtree(folder / "_probe")
     run = {
         "format_version": 1,
         "identity": {
@@ -148,7 +149,7 @@ def write_results(
         "command": "twostage benchmark store --table t.csv",
         "started": "2026-11-21T17:53:42+00:00",
         "machine": {"python": "3.11", "cores": 2},
-        "stores": [{"name": "store", "spec": FIXED, "tuned": False, "n_images_seen": 0}],
+        "stores": [{"name": "store", "spec": spec, "tuned": False, "n_images_seen": 0}],
         "arms": arms,
         "metrics": metrics,
         "task": "classification" if classes else "regression",
@@ -166,7 +167,7 @@ def write_results(
         "scores": scores,
         "findings": [finding],
     } | changes
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / "run.json").write_text(json.dumps(run))
     pd.DataFrame(results).to_parquet(folder / "results.parquet")
     pd.concat(frames, ignore_index=True).to_parquet(folder / "oof.parquet")
@@ -524,11 +525,11 @@ def test_a_real_benchmark_gets_a_report(tmp_path: Path) -> None:
     age = rng.normal(size=90)
     label = np.where(matrix[:, 0] + age > 0, "bad", "good")
     names = [f"{i}.png" for i in range(90)]
-    write_store(tmp_path / "store", names, matrix)
+    write_store(tmp_path / "elsewhere" / "store", names, matrix)
     table = pd.DataFrame({"image": names, "age": age, "label": label})
     folder = tmp_path / "results"
     benchmark(
-        *(tmp_path / "store", folder),
+        *(tmp_path / "elsewhere" / "store", folder),
         table=table,
         target="label",
         image_columns="image",

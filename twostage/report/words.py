@@ -21,7 +21,7 @@ _METRICS = {
     "spearman": "Spearman",
 }
 _ALSO_LOWER = {"brier"}
-_FEATURES = {"table": "table", "images": "images", "both": "images + table"}
+_FEATURES = {"table": "table", "images": "images", "both": "images\u00a0+\u00a0table"}
 
 
 def metric_name(metric: str) -> str:
