@@ -28,7 +28,7 @@ FLOORS = [
     ["model", "staging", "unseen"],
     ["estimator"],
     ["evaluation"],
-    ["benchmarking"],
+    ["benchmarking", "report"],
     ["cli"],
 ]
 FLOOR_OF = {room: number for number, floor in enumerate(FLOORS) for room in floor}

@@ -82,6 +82,19 @@ def test_what_the_guide_to_benchmarks_shows_runs(
     assert (demo_folder / "results-from-python" / "run.json").is_file()
 
 
+def test_what_the_guide_to_reports_shows_runs(
+    demo_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(demo_folder)
+    guide = (ROOT / "docs" / "report.md").read_text()
+    for line in commands(guide):
+        result = CliRunner().invoke(main, shlex.split(line))
+        assert result.exit_code == 0, result.output
+    assert "No image files" not in result.output
+    assert (demo_folder / "report.html").stat().st_size < 1_000_000
+    assert len(list((demo_folder / "plots").glob("*.svg"))) == 5
+
+
 def test_what_the_extending_guide_shows_runs(monkeypatch: pytest.MonkeyPatch) -> None:
 
     from twostage.backbones import catalogue

@@ -18,6 +18,7 @@ from twostage.cli.finetune import finetune
 from twostage.cli.fit import fit
 from twostage.cli.output import results_apart, say
 from twostage.cli.predict import predict
+from twostage.cli.report import report
 from twostage.errors import TwoStageError
 
 INTERRUPTED = 130
@@ -57,8 +58,9 @@ def main() -> None:
     2. twostage fit STORE --table T.csv --target COLUMN -o MODEL
     3. twostage predict MODEL --table NEW.csv --images PHOTOS -o PREDICTIONS.csv
 
-    'twostage benchmark' tells what the images add to the table, and which head does best.
-    'twostage demo' shows the whole story in about a minute, without any data.
+    'twostage benchmark' tells what the images add to the table, and which head does best, and
+    'twostage report' puts it on a page to read. 'twostage demo' shows
+    the whole story in about a minute, without any data.
 
     \b
     Exit codes: 0 done; 1 the content is wrong; 2 the command is wrong;
@@ -68,5 +70,6 @@ def main() -> None:
     logging.getLogger("twostage").setLevel(logging.INFO)
 
 
-for _command in (extract, finetune, fit, predict, evaluate, benchmark, demo, backbones, cache):
+_IN_ORDER = (extract, finetune, fit, predict, evaluate, benchmark, report, demo, backbones, cache)
+for _command in _IN_ORDER:
     main.add_command(_command)
