@@ -4,34 +4,20 @@ from datetime import datetime
 from math import isfinite
 from typing import Any
 
-from twostage.evaluation.scoring import LOWER_IS_BETTER
+from twostage.metrics import METRICS
 
-_METRICS = {
-    "auc": "AUC",
-    "average_precision": "average precision",
-    "log_loss": "log loss",
-    "brier": "Brier score",
-    "f1": "F1",
-    "r2": "R²",
-    "r2_log": "R² of logs",
-    "rmse": "RMSE",
-    "mae": "MAE",
-    "mape": "MAPE",
-    "kappa": "quadratic kappa",
-    "spearman": "Spearman",
-}
-_ALSO_LOWER = {"brier"}
+_SHORTER = {"r2": "R²", "r2_log": "R² of logs"}
 _FEATURES = {"table": "table", "images": "images", "both": "images\u00a0+\u00a0table"}
 
 
 def metric_name(metric: str) -> str:
     """Return what a metric is called in text."""
-    return _METRICS.get(metric, metric.replace("_", " "))
+    return _SHORTER.get(metric) or METRICS[metric].label
 
 
 def lower_is_better(metric: str) -> bool:
     """Whether the metric is an error."""
-    return metric in LOWER_IS_BETTER or metric in _ALSO_LOWER
+    return not METRICS[metric].higher_is_better
 
 
 def features_name(features: str) -> str:
