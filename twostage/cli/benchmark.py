@@ -13,6 +13,7 @@ from twostage.cli.live import cells_told
 from twostage.cli.options import (
     STORE,
     TABLE,
+    allow_seen_option,
     image_col_option,
     json_option,
     quiet_option,
@@ -111,11 +112,7 @@ if TYPE_CHECKING:
     default=0,
     help="Try N settings of each head, in the training rows of each fold.",
 )
-@click.option(
-    "--allow-seen",
-    is_flag=True,
-    help="Train also on rows that a tuned backbone was trained on; they are never scored.",
-)
+@allow_seen_option
 @click.option(
     "--importance/--no-importance",
     default=True,

@@ -10,6 +10,7 @@ from twostage.cli.options import (
     IMAGES,
     STORE,
     TABLE,
+    allow_seen_option,
     backbone_options,
     image_col_option,
     json_option,
@@ -94,11 +95,7 @@ _OF_BACKBONE = (
     type=click.Choice(["balanced"]),
     help="Let rare classes count as much as common ones, in the tuning of a backbone too.",
 )
-@click.option(
-    "--allow-seen",
-    is_flag=True,
-    help="Train also on rows that a tuned backbone was trained on; they are never scored.",
-)
+@allow_seen_option
 @click.option(
     "--finetune",
     type=click.Choice(["none", "holdout", "oof-scores", "crossfit", "naive"]),

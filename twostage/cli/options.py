@@ -253,6 +253,11 @@ task_options = together(
     ),
     click.option("--log-target", is_flag=True, help="Learn the logarithm of a positive target."),
 )
+allow_seen_option = click.option(
+    "--allow-seen",
+    is_flag=True,
+    help="Train also on rows that a tuned backbone was trained on; they are never scored.",
+)
 random_state_option = click.option(
     "--random-state",
     type=SEED,
