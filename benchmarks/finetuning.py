@@ -265,7 +265,7 @@ def as_markdown(record: dict[str, Any]) -> str:
 @click.argument(
     "data", required=False, type=click.Path(exists=True, file_okay=False, path_type=Path)
 )
-@click.option("--rounds", default=3, show_default=True)
+@click.option("--rounds", default=5, show_default=True)
 @click.option("--weights", type=click.Choice(["imagenet", "random"]), default="imagenet")
 @click.option("--curves/--no-curves", default=True)
 def main(data: Path | None, rounds: int, weights: str, curves: bool) -> None:

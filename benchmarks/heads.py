@@ -4,11 +4,13 @@
 
 DATA holds the folders ham10000, houses, leaf and clothing_reviews. It is what `twostage extract`
 with MobileNetV2 and `twostage benchmark` do; their folders go to -o, where a run that was ended
-goes on. Results are added to artifacts/heads.json and .md.
+goes on. Results are added to artifacts/heads.json and .md; those of ham10000 are drawn (heads.png)
+and reported on (heads.html, without photos) too.
 """
 
 import json
 import platform
+import shutil
 import time
 from importlib.metadata import version
 from pathlib import Path
@@ -20,10 +22,12 @@ import pandas as pd
 from accuracy import TASKS, Task
 
 from twostage import benchmark, extract
+from twostage.report.writing import write_report
 
 ARTIFACTS = Path(__file__).parents[1] / "artifacts"
 LIBRARIES = ("twostage", "lightgbm", "keras", "tensorflow", "scikit-learn", "numpy")
 HEADS = ("lightgbm", "keras", "lightgbm+keras")
+REPORTED = "ham10000"
 NAMES = [task.name for task in TASKS if task.name != "houses, four photos"]
 
 
@@ -58,6 +62,13 @@ def measure(task: Task, data: Path, folder: Path, n_folds: int) -> dict[str, Any
         "arms": found.summary.to_dict("records"),
         "findings": [finding.sentence for finding in found.findings],
     }
+
+
+def report(results: Path) -> None:
+    """Write the report of a benchmark, and its plot of the arms."""
+    plots = results.with_name(f"{results.name}-plots")
+    write_report(results, ARTIFACTS / "heads.html", plots=plots)
+    shutil.copyfile(plots / "arms.png", ARTIFACTS / "heads.png")
 
 
 def as_markdown(record: dict[str, Any]) -> str:
@@ -106,6 +117,8 @@ def main(data: Path, only: tuple[str, ...], folds: int, output: Path) -> None:
         record["tasks"][task.name] = measure(task, data, output, folds)
         file.write_text(json.dumps(record, indent=1) + "\n")
         file.with_suffix(".md").write_text(as_markdown(record))
+        if task.folder == REPORTED:
+            report(output / f"{task.folder}-results")
         click.echo(json.dumps(record["tasks"][task.name]["findings"], indent=1))
     click.echo(as_markdown(record))
 

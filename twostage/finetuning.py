@@ -230,7 +230,7 @@ def finetune(
     engine, seen_before = parent.get(), parent.seen()
     if engine.spec.weights.startswith("random"):
         log.warning(
-            "%s has random weights: tuning keeps the statistics of batch norm, and can hardly "
+            "%s has random weights: tuning leaves batch norm as it is, and can hardly "
             "teach such a network anything. Start from ImageNet weights.",
             engine.spec.name,
         )

@@ -88,6 +88,11 @@ def for_inference(model: Any, precision: str) -> Any:
     return network
 
 
+def foldable_norms(model: Any) -> dict[int, Any]:
+    """Return, by the id of a convolution, the batch norm that is all that follows it."""
+    return _folds(_calls_of(model))
+
+
 def _calls_of(model: Any) -> list[_Call]:
     """Return every use of a layer, those of nested networks too, in the order of computation."""
     calls = []

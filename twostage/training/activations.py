@@ -11,6 +11,7 @@ from twostage.backbones.network import preprocessed
 from twostage.backbones.quiet_keras import keras
 from twostage.training.augmentation import augmentation_layers
 from twostage.training.data import array_on_disk, in_batches
+from twostage.training.folding import with_norms_folded
 from twostage.training.settings import TuningSettings
 
 Progress = Callable[[int, int], None]
@@ -56,7 +57,7 @@ def frozen_activations(
     shape = pixels.shape[1:]
     layers = augmentation_layers(how.augment, randaugment=how.randaugment, seed=how.random_state)
     plainly = compile_forward(_model(frozen, preprocessing, shape, []), None)
-    changed = _model(frozen, preprocessing, shape, layers)
+    changed = _model(with_norms_folded(frozen), preprocessing, shape, layers)
     n_looks = (how.copies or 1) if layers else 1
     total, done = n_looks * len(train) + len(validation), 0
 

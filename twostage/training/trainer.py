@@ -13,6 +13,7 @@ from twostage.backbones.tuned import LinearTop
 from twostage.training.augmentation import augmentation_layers
 from twostage.training.blocks import BlockedNetwork
 from twostage.training.data import Examples, TrainingBatches, fed, in_batches
+from twostage.training.folding import with_norms_folded
 from twostage.training.optimizer import BlockwiseAdamW, schedule
 from twostage.training.placement import padded, shared_size
 from twostage.training.settings import TuningSettings
@@ -132,7 +133,7 @@ class Trainer:
         factor_of = {}
         for number, block in enumerate(self._network.blocks):
             for layer in block.layers:
-                layer.trainable = number >= begin
+                layer.trainable = number >= begin and not _is_batch_norm(layer)
                 depth = len(self._network.blocks) - 1 - number
                 for weight in layer.trainable_weights:
                     factor_of[id(weight)] = self._settings.lr_decay**depth
@@ -182,16 +183,18 @@ class Trainer:
     def _built(self, preprocessing: str | None, dense: Any) -> Any:
         """Return the model from pixels or activations to outputs."""
         settings = self._settings
-        self.part = part = self._network.trained_part(0 if preprocessing else self._first)
-        given = values = keras.Input(part.input.shape[1:])
+        begin = 0 if preprocessing else self._first
+        self.part = self._network.trained_part(begin)
+        part = InInference(with_norms_folded(self.part))
+        given = values = keras.Input(self.part.input.shape[1:])
         if preprocessing is None:
-            embedding = InInference(part)(given)
+            embedding = part(given)
         else:
             for layer in augmentation_layers(
                 settings.augment, randaugment=settings.randaugment, seed=settings.random_state
             ):
                 values = layer(values)
-            embedding = InInference(part)(preprocessed(values, preprocessing))
+            embedding = part(preprocessed(values, preprocessing))
         embedding = keras.layers.Dropout(settings.dropout, seed=settings.random_state)(embedding)
         return keras.Model(given, dense(embedding))
 
@@ -203,6 +206,11 @@ class Trainer:
         if settings.loss == "focal":
             return losses.CategoricalFocalCrossentropy(**smoothing)
         return losses.CategoricalCrossentropy(**smoothing)
+
+
+def _is_batch_norm(layer: Any) -> bool:
+    """Whether a layer stays frozen in blocks that are trained: it costs time and adds nothing."""
+    return isinstance(layer, keras.layers.BatchNormalization)
 
 
 class InInference(keras.layers.Layer):
