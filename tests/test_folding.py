@@ -1,14 +1,14 @@
 """Batch norm inside the convolutions of a network that is trained."""
 
+import keras
 import numpy as np
 import pytest
+from keras import layers
+from tuning import arrays
 
-from tests.tuning import arrays
-from twostage.backbones.quiet_keras import keras
 from twostage.training.folding import NormedConvolution, with_norms_folded
 from twostage.training.trainer import InInference
 
-layers = keras.layers
 NORMED = {
     "convolution": lambda: (layers.Conv2D(6, 3, 2), layers.BatchNormalization()),
     "no bias": lambda: (layers.Conv2D(6, 1, use_bias=False), layers.BatchNormalization()),

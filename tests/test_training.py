@@ -1,6 +1,7 @@
 """Training: what moves and by how much, in which order, and what is written down of it."""
 
 import errno
+import gc
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,18 @@ def test_batch_norm_is_frozen_and_all_else_is_trained() -> None:
     for path, value in before.items():
         is_norm = "_BN/" in path
         assert np.array_equal(after[path], value) == is_norm, path
+
+
+def test_no_graph_of_a_training_outlives_it() -> None:
+    func_graph = pytest.importorskip("tensorflow.python.framework.func_graph")
+
+    def graphs() -> int:
+        gc.collect()
+        return sum(type(one) is func_graph.FuncGraph for one in gc.get_objects())
+
+    before = graphs()
+    trainer(small_network()).run_epoch(0, examples())
+    assert graphs() <= before
 
 
 def test_frozen_blocks_do_not_move_by_a_bit() -> None:

@@ -143,7 +143,9 @@ class Trainer:
         rates = schedule(settings.learning_rate, n_steps, settings.warmup, done)
         trained = self.model.trainable_variables
         factors = [factor_of.get(id(one), 1.0) for one in trained]  # paths may be equal
-        optimizer = BlockwiseAdamW(factors, learning_rate=rates, weight_decay=settings.weight_decay)
+        optimizer = BlockwiseAdamW(
+            factors, self._n_devices, learning_rate=rates, weight_decay=settings.weight_decay
+        )
         if settings.precision == "float16":  # gradients of its range would vanish
             optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
         self.model.compile(optimizer, self._loss())
