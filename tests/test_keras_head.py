@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from sklearn.base import clone
 from sklearn.metrics import accuracy_score, log_loss, r2_score
+from tuning import n_graphs
 
 import twostage.heads.keras as module
 from twostage.errors import DataError
@@ -84,6 +85,13 @@ def _score(kind, head, features, y):
 def test_it_learns(fitted):
     kind, head, (features, y) = fitted
     assert _score(kind, head, features, y) > {"binary": 0.85, "multiclass": 0.78}.get(kind, 0.85)
+
+
+def test_no_graph_of_a_fit_outlives_it():
+    features, y = _data("binary")
+    before = n_graphs()
+    _fit("binary", features, y)
+    assert n_graphs() <= before
 
 
 @pytest.mark.parametrize("part", ["table", "codes", "block"])

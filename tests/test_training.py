@@ -1,7 +1,6 @@
 """Training: what moves and by how much, in which order, and what is written down of it."""
 
 import errno
-import gc
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import pytest
 from keras import layers
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.preprocessing import StandardScaler
-from tuning import SIZE, arrays, small_network
+from tuning import SIZE, arrays, n_graphs, small_network
 
 from twostage.errors import FinetuningError, UsageError
 from twostage.training.activations import frozen_activations
@@ -75,15 +74,9 @@ def test_batch_norm_is_frozen_and_all_else_is_trained() -> None:
 
 
 def test_no_graph_of_a_training_outlives_it() -> None:
-    func_graph = pytest.importorskip("tensorflow.python.framework.func_graph")
-
-    def graphs() -> int:
-        gc.collect()
-        return sum(type(one) is func_graph.FuncGraph for one in gc.get_objects())
-
-    before = graphs()
+    before = n_graphs()
     trainer(small_network()).run_epoch(0, examples())
-    assert graphs() <= before
+    assert n_graphs() <= before
 
 
 def test_frozen_blocks_do_not_move_by_a_bit() -> None:

@@ -1,5 +1,6 @@
 """What tests of tuning share: a network of a few layers, and photos whose colour is their label."""
 
+import gc
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,14 @@ QUICK: dict[str, Any] = {
     "learning_rate": 1e-3,
     "augment": "none",
 }  # settings of a tuning that takes a second
+
+
+def n_graphs() -> int:
+    """Return how many graphs of TensorFlow this process keeps."""
+    from tensorflow.python.framework.func_graph import FuncGraph
+
+    gc.collect()
+    return sum(type(one) is FuncGraph for one in gc.get_objects())
 
 
 def convolution(tensor: Any, name: str, n_filters: int, strides: int = 1) -> Any:

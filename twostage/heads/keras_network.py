@@ -7,6 +7,7 @@ import numpy as np
 
 from twostage.errors import DataError
 from twostage.features import Features
+from twostage.gradients import summed_over_several
 from twostage.heads.base import Task
 
 _MAX_EMBEDDING_UNITS = 32
@@ -52,7 +53,8 @@ def _compile(network: Any, head: Any, task: Task) -> None:
     optimizer = optimizers.AdamW(head.learning_rate, weight_decay=head.weight_decay)
     optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
     # Compiled by XLA where nothing else is fast; elsewhere that takes longer than it saves.
-    network.compile(optimizer=optimizer, loss=loss, jit_compile=backend.backend() == "jax")
+    is_jax = backend.backend() == "jax"
+    network.compile(optimizer=summed_over_several(optimizer), loss=loss, jit_compile=is_jax)
 
 
 @dataclass

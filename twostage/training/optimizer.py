@@ -13,8 +13,6 @@ class BlockwiseAdamW(keras.optimizers.AdamW):
     ----------
     factors : sequence of float
         What the learning rate is multiplied with, of each variable that it is built for.
-    n_devices : int
-        That share each batch.
     **options
         As of ``keras.optimizers.AdamW``. Vectors (biases, norms) do not decay.
 
@@ -24,10 +22,9 @@ class BlockwiseAdamW(keras.optimizers.AdamW):
     and Hutter (2019), Decoupled Weight Decay.
     """
 
-    def __init__(self, factors: Sequence[float], n_devices: int = 1, **options: Any):
+    def __init__(self, factors: Sequence[float], **options: Any):
         super().__init__(**options)
         self._factors = list(factors)
-        self._n_devices = n_devices
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         """Update one variable, and let it decay, at its own rate."""
@@ -40,16 +37,6 @@ class BlockwiseAdamW(keras.optimizers.AdamW):
 
     def _apply_weight_decay(self, variables: list[Any]) -> None:
         """Do nothing: Keras would let all variables decay at one rate, frozen blocks' included."""
-
-    def _all_reduce_sum_gradients(self, grads_and_vars: Any) -> Any:
-        """Sum gradients over devices, if there are several.
-
-        Of one device TensorFlow would do it too, by a custom gradient, of which it keeps the graph
-        of the whole step as long as it lives: 30 MB and more with each training.
-        """
-        if self._n_devices == 1:
-            return grads_and_vars
-        return super()._all_reduce_sum_gradients(grads_and_vars)
 
 
 def schedule(peak: float, n_steps: int, warmup: float, begin: int = 0) -> Any:

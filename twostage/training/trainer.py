@@ -10,6 +10,7 @@ import numpy as np
 from twostage.backbones.network import preprocessed
 from twostage.backbones.quiet_keras import keras
 from twostage.backbones.tuned import LinearTop
+from twostage.gradients import summed_over_several
 from twostage.training.augmentation import augmentation_layers
 from twostage.training.blocks import BlockedNetwork
 from twostage.training.data import Examples, TrainingBatches, fed, in_batches
@@ -143,9 +144,8 @@ class Trainer:
         rates = schedule(settings.learning_rate, n_steps, settings.warmup, done)
         trained = self.model.trainable_variables
         factors = [factor_of.get(id(one), 1.0) for one in trained]  # paths may be equal
-        optimizer = BlockwiseAdamW(
-            factors, self._n_devices, learning_rate=rates, weight_decay=settings.weight_decay
-        )
+        optimizer = BlockwiseAdamW(factors, learning_rate=rates, weight_decay=settings.weight_decay)
+        optimizer = summed_over_several(optimizer)
         if settings.precision == "float16":  # gradients of its range would vanish
             optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
         self.model.compile(optimizer, self._loss())
