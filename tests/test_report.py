@@ -32,7 +32,7 @@ VOID = {"meta", "link", "img", "br", "hr", "input"}
 BLOCKS = {"td", "th", "p", "li", "dt", "dd", "h1", "h2", "h3", "h4", "div", "figcaption", "caption"}
 EVIL = "<script>alert(1)</script>"
 NASTY = ['a"b', "x' onerror='alert(1)", "<img src=x onerror=alert(1)>", "R&D <b>", "{{ 7*7 }}"]
-SECTIONS = {"arms", "differences", "best", "rows", "table", "provenance"}
+SECTIONS = {"arms", "differences", "errors", "rows", "table", "provenance"}
 
 
 class Parsed(HTMLParser):
@@ -591,8 +591,8 @@ def test_axes_have_round_ticks_and_hold_their_values() -> None:
 
 
 def test_maps_need_no_more_than_a_few_rows_and_sample_many() -> None:
-    assert embedding_map(np.full((9, 4), np.nan, np.float32)) is None
-    same = embedding_map(np.ones((5, 4), np.float32))
+    assert embedding_map(np.full((9, 4), np.nan, np.float32), "image") is None
+    same = embedding_map(np.ones((5, 4), np.float32), "image")
     assert same is not None
     assert np.isfinite(same.points).all()
     assert len(sample(10_000)) == len(set(sample(10_000).tolist())) == 1_500
