@@ -569,6 +569,9 @@ def test_a_model_gets_a_shorter_page(tmp_path: Path) -> None:
         f"age {EVIL} numeric",
         "“bad & <b>”, “good”",
         "rows it was trained on 120",
+        "same ignored",
+        "log loss lower is better",
+        "table column 1",
     ):
         assert said in found.words
     assert len(found.all("h1")) == len(found.all("main")) == len(found.all("script")) == 1
