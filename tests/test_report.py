@@ -407,6 +407,14 @@ def test_the_same_results_give_the_same_page(tmp_path: Path) -> None:
     assert made(tmp_path, results) == made(tmp_path, results)
 
 
+def test_axes_of_plots_have_no_formulas(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    results = write_results(tmp_path / "results", "log")
+    write_report(results, tmp_path / "r.html", plots=tmp_path / "plots")
+    for name in ("predictions", "residuals"):
+        assert "mathdefault" not in (tmp_path / "plots" / f"{name}.svg").read_text()
+
+
 def test_plots_are_files_whose_text_is_text(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     classes = ["$a_b$", "<b>&"]

@@ -10,6 +10,7 @@ import numpy as np
 from twostage.errors import UsageError
 from twostage.report import charts
 from twostage.report.analysis import Analysis
+from twostage.report.scales import short_number
 from twostage.report.words import features_name, lower_is_better, metric_name
 
 # As in templates/report.css, on light paper: told apart by all eyes.
@@ -225,6 +226,7 @@ def _draw_predictions(analysis: Analysis, figure: Any) -> None:
     axes.plot(ends, ends, "--", color=_SOFT, lw=1)
     if analysis.evidence.settings.get("log_target") and ends[0] > 0:
         axes.set(xscale="log", yscale="log")
+    _label_shortly(axes.xaxis, axes.yaxis)
     target = analysis.evidence.target
     axes.set(xlabel=f"true {target}", ylabel=f"predicted {target}")
     axes.grid(color=_GRID)
@@ -238,7 +240,17 @@ def _draw_residuals(analysis: Analysis, figure: Any) -> None:
     axes = figure.subplots()
     axes.hist(residuals, bins=40, color=COLOURS[2])
     axes.axvline(0, color=_SOFT, lw=1)
+    _label_shortly(axes.xaxis)
     axes.set(xlabel="true less predicted", ylabel="rows")
+
+
+def _label_shortly(*axes: Any) -> None:
+    """Label ticks as the page does: matplotlib writes powers of ten as formulas, which are off."""
+    from matplotlib.ticker import FuncFormatter, NullFormatter
+
+    for axis in axes:
+        axis.set_major_formatter(FuncFormatter(lambda value, _: short_number(value)))
+        axis.set_minor_formatter(NullFormatter())
 
 
 def _draw_map(analysis: Analysis, figure: Any) -> None:
