@@ -125,6 +125,14 @@ def test_a_class_that_comes_up_later_is_not_tested_where_training_lacks_it() -> 
     assert [fold.n_unlearnable for fold in folds] == [0, 0, 0, 0, 8]
 
 
+def test_a_fold_of_classes_that_training_lacks_is_refused_with_the_reason() -> None:
+    labels = pd.Series(np.where(np.arange(N) >= 50, "new", np.where(np.arange(N) % 2, "a", "b")))
+    known = prepare_target(labels.rename("y"))
+    why = "step 5 can't be scored: its 10 rows are all of classes that the 50 rows to train on lack"
+    with pytest.raises(DataError, match=why):
+        cut(Resampling(5, time="when"), pd.DataFrame({"when": np.arange(N)}), target=known)
+
+
 def test_too_few_times_and_missing_ones_are_errors() -> None:
     with pytest.raises(DataError, match=r"too few different times for 5 folds .* they make 1"):
         cut(Resampling(5, time="when"), pd.DataFrame({"when": [1, 2] * 30}))
