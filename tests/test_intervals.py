@@ -1,6 +1,5 @@
 """Scores of cross-validation and differences between them, with intervals that hold."""
 
-import re
 import sys
 from dataclasses import replace
 from importlib.util import module_from_spec, spec_from_file_location
@@ -18,7 +17,6 @@ from twostage.intervals import (
     FoldPrediction,
     cross_validated_difference,
     cross_validated_score,
-    describe_difference,
 )
 from twostage.metrics import METRICS, score
 
@@ -137,6 +135,29 @@ def test_ends_stay_where_a_metric_can_be():
     assert found.high == 1
 
 
+def _perfect():
+    y = np.arange(N) % 2
+    proba = np.column_stack([1 - y, y])
+    return [FoldPrediction(0, k, y[k::5], proba[k::5], np.arange(N)[k::5], 80) for k in range(5)]
+
+
+def test_a_perfect_score_is_not_a_certain_one():
+    # 20 rows of the rarer class in all, and folds that share training rows.
+    folds = [replace(fold, groups=fold.groups % 40) for fold in _perfect()]
+    found = cross_validated_score(AUC, folds)
+    assert (found.value, found.high) == (1, 1)
+    assert found.low == pytest.approx(1 - 1.5 * (1 - 0.025 ** (1 / 20)))
+    apart = cross_validated_difference(
+        AUC, folds, [replace(f, predicted=f.predicted / 2) for f in folds]
+    )
+    assert (apart.value, apart.low, apart.high) == pytest.approx((0, found.low - 1, 1 - found.low))
+
+
+def test_arms_that_rank_alike_do_not_differ():
+    halved = [replace(fold, predicted=fold.predicted / 2) for fold in _folds()]
+    assert cross_validated_difference(AUC, _folds(), halved) == Score(0, 0, 0)
+
+
 def test_a_fold_without_a_class_is_left_out_of_the_auc():
     folds = _folds()
     lone = replace(folds[0], y=np.zeros_like(folds[0].y))
@@ -200,63 +221,6 @@ def test_same_seed_same_interval():
     first, again, other = (cross_validated_score(AUC, _folds(), seed) for seed in (1, 1, 2))
     assert first == again
     assert first.low != other.low
-
-
-NAN = float("nan")
-
-
-@pytest.mark.parametrize(
-    ("metric", "difference", "text"),
-    [
-        (
-            AUC,
-            Score(0.0991, 0.0821, 0.1172),
-            "Images add 0.099 AUC to the table (95% interval 0.082 to 0.117).",
-        ),
-        (
-            AUC,
-            Score(0.011, -0.005, 0.03),
-            "Images change the AUC of the table by +0.011 (95% interval -0.005 to 0.030): that "
-            "can't be told from no difference.",
-        ),
-        (
-            AUC,
-            Score(-0.05, -0.07, -0.02),
-            "Images make the table worse: they change the AUC by -0.050 (95% interval -0.070 to "
-            "-0.020).",
-        ),
-        (
-            LOG_LOSS,
-            Score(-0.05, -0.07, -0.02),
-            "Images lower the log loss of the table by 0.050, which is better (95% interval -0.070 "
-            "to -0.020).",
-        ),
-        (
-            LOG_LOSS,
-            Score(0.05, 0.02, 0.07),
-            "Images make the table worse: they change the log loss by +0.050 (95% interval 0.020 "
-            "to 0.070).",
-        ),
-        (
-            R2,
-            Score(0.05, NAN, NAN),
-            "Images change the R2 of the table by +0.050; there are too few rows to tell how sure "
-            "that is.",
-        ),
-        (
-            R2,
-            Score(NAN, NAN, NAN),
-            "Images can't be compared with the table: R2 is not defined here.",
-        ),
-    ],
-)
-def test_a_difference_reads_as_a_plain_and_honest_sentence(metric, difference, text):
-    assert describe_difference(difference, metric) == text
-
-
-def test_a_difference_of_other_arms_names_them():
-    found = describe_difference(Score(0.2, 0.1, 0.3), AUC, "Keras heads", "LightGBM")
-    assert re.match("Keras heads add 0.200 AUC to LightGBM ", found)
 
 
 @pytest.fixture(scope="module")

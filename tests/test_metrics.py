@@ -270,7 +270,7 @@ def test_resamples_without_a_class_are_left_out_of_the_interval(name):
     y = np.r_[1, np.zeros(23, int)]
     proba = np.column_stack([1 - y, y]) * 0.8 + 0.1
     found = score_classification(y, proba, np.arange(24))[name]
-    assert found == Score(1.0, 1.0, 1.0)
+    assert found == Score(1.0, pytest.approx(0.025), 1.0)  # of one row one can't say much
 
 
 def test_few_groups_give_no_interval():
@@ -286,7 +286,34 @@ def test_auc_of_one_class_is_nan_and_the_other_scores_stand():
     scores = score_classification(np.ones(20, int), np.tile([0.4, 0.6], (20, 1)), np.arange(20))
     auc = scores["auc"]
     assert np.isnan([auc.value, auc.low, auc.high]).all()
-    assert scores["accuracy"] == Score(1.0, 1.0, 1.0)
+    assert scores["accuracy"] == Score(1.0, pytest.approx(0.025 ** (1 / 20)), 1.0)
+
+
+@pytest.mark.parametrize("per_group", [1, 2])
+@pytest.mark.parametrize("name", ["auc", "average_precision", "balanced_accuracy", "f1"])
+def test_the_interval_of_a_perfect_score_holds_what_often_looks_perfect(name, per_group):
+    """Simulate a model that ranks 1 positive in 25 below all negatives."""
+    n, share, rng = 40, 0.04, np.random.default_rng(0)  # groups of each class
+    y = np.repeat([0, 1], n * per_group)
+    groups = np.arange(2 * n).repeat(per_group)
+    is_low = rng.random((2000, n)) < share
+    assert 0.15 < (~is_low).all(axis=1).mean() < 0.25  # so often it looks perfect
+
+    def scored(is_low):
+        chances = np.r_[np.full(n, 0.3), np.where(is_low, 0.1, 0.9)].repeat(per_group)
+        proba = np.column_stack([1 - chances, chances])
+        return score([METRICS[name]], y, proba, groups)[name]
+
+    truth = np.mean([scored(each).value for each in is_low[:20]])
+    found = scored(np.zeros(n, bool))
+    assert found.value == found.high == 1
+    assert 0.025 ** (1 / n) == pytest.approx(found.low)
+    assert found.low < truth < 1
+
+
+def test_values_that_are_predicted_exactly_leave_no_doubt():
+    y = np.arange(30.0)
+    assert score_regression(y, y, np.arange(30))["r2"] == Score(1.0, 1.0, 1.0)
 
 
 def test_auc_of_many_classes_is_the_mean_over_those_that_are_there():

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from xml.etree import ElementTree
 
@@ -26,13 +27,14 @@ from twostage.report import page
 from twostage.report.analysis import choose_headline, embedding_map, sample
 from twostage.report.evidence import predictions_of, read_evidence
 from twostage.report.scales import linear_axis, log_axis
+from twostage.report.words import number
 from twostage.report.writing import write_report
 
 VOID = {"meta", "link", "img", "br", "hr", "input"}
 BLOCKS = {"td", "th", "p", "li", "dt", "dd", "h1", "h2", "h3", "h4", "div", "figcaption", "caption"}
 EVIL = "<script>alert(1)</script>"
 NASTY = ['a"b', "x' onerror='alert(1)", "<img src=x onerror=alert(1)>", "R&D <b>", "{{ 7*7 }}"]
-SECTIONS = {"arms", "differences", "best", "rows", "table", "provenance"}
+SECTIONS = {"arms", "differences", "errors", "rows", "table", "provenance"}
 
 
 class Parsed(HTMLParser):
@@ -97,8 +99,8 @@ def write_results(
     ]
     metrics = ["auc", "log_loss"] if classes else ["r2", "rmse"]
     y = np.digitize(signal, np.quantile(signal, np.linspace(0, 1, len(classes or "12") + 1)[1:-1]))
-    for number, arm in enumerate(arms):
-        said = signal + rng.normal(size=n) * (1.5 - number / 5)
+    for place, arm in enumerate(arms):
+        said = signal + rng.normal(size=n) * (1.5 - place / 5)
         frame = pd.DataFrame(
             {"row": range(n), image_column: names, group_column: np.arange(n) // 2}
         )
@@ -114,7 +116,7 @@ def write_results(
             frame["prediction"] = np.exp(said)
         frames.append(frame)
         for metric in metrics:
-            value = 0.7 + number / 20
+            value = 0.7 + place / 20
             scores.append({"arm": arm["name"], "metric": metric, "value": value})
             scores[-1] |= {"low": value - 0.03, "high": value + 0.04}
             costs = {"fit_seconds": 1.5, "predict_us_per_row": 30.0, "model_bytes": 5e4}
@@ -281,7 +283,7 @@ def test_each_kind_of_target_gets_its_sections(tmp_path: Path, task: str, says: 
         "Do images help to predict “outcome”?",
         "With linear, images add 0.050 AUC to the table",
         "3 rows that a tuned backbone has seen",
-        "'photos/2.jpg': decode: no image",
+        "decode: no image",
         "twostage benchmark store --table t.csv",
         "the whole block",
         *says,
@@ -403,6 +405,14 @@ def test_the_same_results_give_the_same_page(tmp_path: Path) -> None:
     results = write_results(tmp_path / "results")
     beside(results, [f"photos/{i}.jpg" for i in range(120)])
     assert made(tmp_path, results) == made(tmp_path, results)
+
+
+def test_axes_of_plots_have_no_formulas(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    results = write_results(tmp_path / "results", "log")
+    write_report(results, tmp_path / "r.html", plots=tmp_path / "plots")
+    for name in ("predictions", "residuals"):
+        assert "mathdefault" not in (tmp_path / "plots" / f"{name}.svg").read_text()
 
 
 def test_plots_are_files_whose_text_is_text(tmp_path: Path) -> None:
@@ -567,12 +577,123 @@ def test_a_model_gets_a_shorter_page(tmp_path: Path) -> None:
         f"age {EVIL} numeric",
         "“bad & <b>”, “good”",
         "rows it was trained on 120",
+        "same ignored",
+        "log loss lower is better",
+        "table column 1",
     ):
         assert said in found.words
     assert len(found.all("h1")) == len(found.all("main")) == len(found.all("script")) == 1
     refused = run(tmp_path / "model", "-o", tmp_path / "r.html", "--plots", tmp_path / "plots")
     assert refused.exit_code == 2
     assert "is a model" in refused.output
+
+
+def test_the_reader_can_choose_from_the_best_arms(tmp_path: Path) -> None:
+    results = write_results(tmp_path / "results")
+    found = Parsed(made(tmp_path, results))
+    panels = [one for one in found.all("div") if "data-arm" in one]
+    assert [one["data-arm"] for one in panels] == ["0", "1", "2", "3"] * 2  # errors, worst rows
+    assert [one["data-arm"] for one in panels if "hidden" not in one] == ["0", "0"]
+    assert len(found.all("select")) == 2
+    assert "The arm linear, both, which scores best." in found.words
+    assert "The worst errors of lightgbm, table" in found.words
+
+
+def test_of_many_arms_the_best_ones_can_be_chosen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("twostage.report.writing.MOST_ARMS", 2)
+    found = Parsed(made(tmp_path, write_results(tmp_path / "results")))
+    assert "The 2 best of 4 arms can be shown." in found.words
+    assert "The worst errors of lightgbm, table" not in found.words
+
+
+def test_rows_that_look_alike_are_one_group(tmp_path: Path) -> None:
+    names = [f"photos/{i}.jpg" for i in range(120)]
+    results = write_results(tmp_path / "results")
+    run = json.loads((results / "run.json").read_text())
+    run["identity"]["near_duplicates"] = 0.99999  # of 5 dimensions
+    (results / "run.json").write_text(json.dumps(run))
+    matrix = np.random.default_rng(1).normal(size=(120, 5)).astype(np.float32)
+    matrix[[7, 9]] = matrix[5]
+    matrix[11] = matrix[10]
+    matrix[13] = matrix[12]
+    hashes = [f"hash{i}" for i in range(120)]
+    hashes[13] = hashes[12]  # equal bytes are no likeness
+    write_store(tmp_path / "store", names, matrix, hashes)
+    words = Parsed(made(tmp_path, results)).words
+    assert "2 groups of rows whose images, different files, look alike" in words
+    assert re.search(r"3 rows photos/5.jpg photos/7.jpg photos/9.jpg 2 rows photos/10.jpg", words)
+
+
+def test_what_a_damaged_image_still_shows_is_shown(tmp_path: Path) -> None:
+    names = [f"photos/{i}.jpg" for i in range(120)]
+    results = write_results(tmp_path / "results")
+    beside(results, names, tmp_path / "files")
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
+    broken = tmp_path / "files" / names[2]
+    Image.fromarray(noise).save(broken)
+    half = broken.read_bytes()[: broken.stat().st_size // 2]
+    broken.write_bytes(half)
+    shown = [
+        one["alt"] for one in Parsed(made(tmp_path, results, images=tmp_path / "files")).all("img")
+    ]
+    assert [alt for alt in shown if alt.startswith("photos/2.jpg, damaged: truly")]
+    for nothing in (half[:200], b"no image"):
+        broken.write_bytes(nothing)
+        html = made(tmp_path, results, images=tmp_path / "files")
+        assert not [one for one in Parsed(html).all("img") if "damaged" in one["alt"]]
+
+
+def test_an_unreadable_image_of_any_column_is_named(tmp_path: Path) -> None:
+    names = [f"photos/{i}.jpg" for i in range(120)]
+    results = write_results(tmp_path / "results")
+    beside(results, names)
+    run = json.loads((results / "run.json").read_text())
+    run["identity"]["settings"]["image_columns"] = ["image", "other"]
+    (results / "run.json").write_text(json.dumps(run))
+    oof = pd.read_parquet(results / "oof.parquet")
+    oof.insert(2, "other", np.where(oof["row"] == 50, "photos/2.jpg", "photos/7.jpg"))
+    oof.loc[oof["row"] == 2, "image"] = "photos/8.jpg"
+    oof.to_parquet(results / "oof.parquet")
+    words = Parsed(made(tmp_path, results)).words
+    assert "1 of 1 row with an image that has no embedding" in words
+    assert re.search(r"photos/2.jpg 50 .{3,20} \([01]\.\d\d\) decode: no image", words)
+    assert "placed by its embedding in “image”" in words
+
+
+def test_the_map_is_by_umap_where_it_is_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Fake:
+        def __init__(self, **_: Any) -> None:
+            pass
+
+        def fit_transform(self, matrix: np.ndarray) -> np.ndarray:
+            return matrix[:, 2:4]
+
+    monkeypatch.setitem(sys.modules, "umap", SimpleNamespace(UMAP=Fake))
+    matrix = np.random.default_rng(0).normal(size=(60, 5)).astype(np.float32)
+    found = embedding_map(matrix, "image")
+    assert found is not None
+    assert found.explained is None
+    np.testing.assert_array_equal(found.points, matrix[:, 2:4])
+    results = write_results(tmp_path / "results")
+    beside(results, [f"photos/{i}.jpg" for i in range(120)])
+    assert "by UMAP, which keeps neighbours together" in Parsed(made(tmp_path, results)).words
+    monkeypatch.setitem(sys.modules, "umap", None)
+    by_components = embedding_map(matrix, "image")
+    assert by_components is not None
+    assert by_components.explained is not None
+
+
+def test_numbers_are_written_without_a_minus_before_zeros() -> None:
+    assert [number(x) for x in (-0.0001, -0.0, -0.0006, 0.5)] == [
+        "0.000",
+        "0.000",
+        "−0.001",
+        "0.500",
+    ]
 
 
 def test_axes_have_round_ticks_and_hold_their_values() -> None:
@@ -591,8 +712,8 @@ def test_axes_have_round_ticks_and_hold_their_values() -> None:
 
 
 def test_maps_need_no_more_than_a_few_rows_and_sample_many() -> None:
-    assert embedding_map(np.full((9, 4), np.nan, np.float32)) is None
-    same = embedding_map(np.ones((5, 4), np.float32))
+    assert embedding_map(np.full((9, 4), np.nan, np.float32), "image") is None
+    same = embedding_map(np.ones((5, 4), np.float32), "image")
     assert same is not None
     assert np.isfinite(same.points).all()
     assert len(sample(10_000)) == len(set(sample(10_000).tolist())) == 1_500
@@ -672,11 +793,13 @@ def test_a_browser_shows_the_page_and_asks_for_nothing(
     assert [url for url in asked if not url.startswith("data:")] == [shown.as_uri()]
     assert tab.evaluate("document.documentElement.scrollWidth") <= width
     outside = """[...document.querySelectorAll('svg text')].filter(one => {
+        if (one.closest('[hidden]')) return false;
         const box = one.getBoundingClientRect();
         return box.left < 0 || box.right > innerWidth || box.width === 0;
     }).map(one => one.textContent)"""
     assert tab.evaluate(outside) == []
-    small = "[...document.querySelectorAll('svg text')].map(t => t.getBoundingClientRect().height)"
+    small = "[...document.querySelectorAll('svg text')]"
+    small += ".filter(t => !t.closest('[hidden]')).map(t => t.getBoundingClientRect().height)"
     assert min(tab.evaluate(small)) > 10
     picture = shown.with_name(f"{width}-{scheme}.png")
     tab.screenshot(path=picture, full_page=True)
@@ -719,6 +842,21 @@ def test_a_table_is_sorted_by_click_and_by_keyboard(browser: Any, shown: Path) -
     assert heads.nth(0).get_attribute("aria-sort") == "ascending"
     names = tab.evaluate(cells.format(0))
     assert names == sorted(names)
+    tab.close()
+
+
+def test_the_arm_shown_is_chosen_by_keyboard_everywhere_at_once(browser: Any, shown: Path) -> None:
+    tab = browser.new_page(viewport={"width": 1280, "height": 900})
+    tab.goto(shown.as_uri())
+    visible = """[...document.querySelectorAll('[data-arm]')].filter(one => one.offsetHeight)
+        .map(one => one.dataset.arm)"""
+    assert tab.evaluate(visible) == ["0", "0", "0"]
+    choices = tab.locator("select")
+    choices.nth(1).focus()
+    tab.keyboard.press("ArrowDown")
+    assert tab.evaluate(visible) == ["1", "1", "1"]
+    assert [choices.nth(k).input_value() for k in range(3)] == ["1", "1", "1"]
+    assert "linear, table" in tab.locator("h3:visible", has_text="The worst errors").inner_text()
     tab.close()
 
 

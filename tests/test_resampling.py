@@ -112,7 +112,9 @@ def test_rows_that_train_and_are_of_a_tested_group_are_left_out_and_counted() ->
 
 def test_groups_that_leave_no_past_are_refused_with_the_reason() -> None:
     frame = pd.DataFrame({"when": np.arange(N)})
-    with pytest.raises(DataError, match=r"step 1 has 0 rows to train on \(20 are of groups"):
+    with pytest.raises(
+        DataError, match="step 1 has no rows to train on, for 20 are of groups that it tests"
+    ):
         cut(Resampling(2, time="when"), frame, np.arange(N) % 20)
 
 
@@ -121,6 +123,14 @@ def test_a_class_that_comes_up_later_is_not_tested_where_training_lacks_it() -> 
     labels = pd.Series(np.where(np.arange(N) >= 52, "new", np.where(np.arange(N) % 2, "a", "b")))
     folds = cut(Resampling(5, time="when"), frame, target=prepare_target(labels.rename("y")))
     assert [fold.n_unlearnable for fold in folds] == [0, 0, 0, 0, 8]
+
+
+def test_a_fold_of_classes_that_training_lacks_is_refused_with_the_reason() -> None:
+    labels = pd.Series(np.where(np.arange(N) >= 50, "new", np.where(np.arange(N) % 2, "a", "b")))
+    known = prepare_target(labels.rename("y"))
+    why = "step 5 can't be scored: its 10 rows are all of classes that the 50 rows to train on lack"
+    with pytest.raises(DataError, match=why):
+        cut(Resampling(5, time="when"), pd.DataFrame({"when": np.arange(N)}), target=known)
 
 
 def test_too_few_times_and_missing_ones_are_errors() -> None:

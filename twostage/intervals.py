@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from twostage.bootstrap import Score, Statistic, bootstrap_counts, short
+from twostage.bootstrap import Score, Statistic, bootstrap_counts
 from twostage.errors import DataError, UsageError
-from twostage.metrics import Metric
+from twostage.metrics import Metric, doubt_of_perfection
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,6 +93,9 @@ def cross_validated_score(
     Nested cross-validation (Bates et al. 2024) needs hundreds of further fits.
     ``benchmarks/coverage.py`` measures all but the last.
 
+    A perfect score is perfect in every resample. Its interval goes down to what
+    `metrics.doubt_of_perfection` leaves, stretched by the same factor.
+
     References
     ----------
     Nadeau and Bengio (2003), Inference for the Generalization Error, Machine Learning 52.
@@ -110,6 +113,8 @@ def cross_validated_score(
     _refuse_nan(folds)
     score = _bootstrap(_by_repeat(metric, folds, groups), folds, groups, random_state)
     low, high = np.clip([score.low, score.high], *metric.bounds)
+    if score.value == metric.bounds[1]:
+        low = max(score.value - _doubt(metric, folds), metric.bounds[0])
     return Score(score.value, float(low), float(high))
 
 
@@ -148,49 +153,13 @@ def cross_validated_difference(
     _refuse_nan(folds_b)
     of_a, of_b = (_by_repeat(metric, folds, groups) for folds in (folds_a, folds_b))
     pairs = [_minus(of_a[repeat], of_b[repeat]) for repeat in range(len(of_a))]
-    return _bootstrap(pairs, folds_a, groups, random_state)
-
-
-def describe_difference(
-    difference: Score, metric: Metric, what: str = "Images", than: str = "the table"
-) -> str:
-    """Say in a plain sentence what something adds, or that it can't be told.
-
-    Parameters
-    ----------
-    difference : Score
-        From `cross_validated_difference`, or of any paired arms: with it minus without it.
-    metric : Metric
-        What the arms were scored by.
-    what, than : str
-        What was added, in the plural, and to what.
-
-    Returns
-    -------
-    str
-        ``Images add 0.099 AUC to the table (95% interval 0.082 to 0.117).``
-    """
-    value, low, high = difference.value, difference.low, difference.high
-    gain, unit = (value if metric.higher_is_better else -value), metric.label
-    signed = ("+" if value >= 0 else "-") + short(abs(value))
-    if not np.isfinite(value):
-        return f"{what} can't be compared with {than}: {unit} is not defined here."
-    if not difference.has_interval:
-        return (
-            f"{what} change the {unit} of {than} by {signed}; there are too few rows to tell how "
-            "sure that is."
-        )
-    ends = f"(95% interval {short(low)} to {short(high)})"
-    if low <= 0 <= high:
-        return (
-            f"{what} change the {unit} of {than} by {signed} {ends}: that can't be told from no "
-            "difference."
-        )
-    if metric.higher_is_better and gain > 0:
-        return f"{what} add {short(value)} {unit} to {than} {ends}."
-    if gain > 0:
-        return f"{what} lower the {unit} of {than} by {short(-value)}, which is better {ends}."
-    return f"{what} make {than} worse: they change the {unit} by {signed} {ends}."
+    score = _bootstrap(pairs, folds_a, groups, random_state)
+    once = np.ones((1, len(groups)), np.int64)
+    both_are_perfect = all(of(once)[0] == metric.bounds[1] for of in (*of_a, *of_b))
+    if not both_are_perfect or _are_equal(folds_a, folds_b):
+        return score
+    doubt = _doubt(metric, folds_a)
+    return Score(0.0, -doubt, doubt)
 
 
 def _bootstrap(
@@ -213,6 +182,19 @@ def _bootstrap(
         float(value + stretch * (low - value)),
         float(value + stretch * (high - value)),
     )
+
+
+def _doubt(metric: Metric, folds: Sequence[FoldPrediction]) -> float:
+    """Return how far below a perfect score the truth may be."""
+    first = [fold for fold in folds if fold.repeat == folds[0].repeat]
+    y, groups = (
+        np.concatenate([getattr(fold, name) for fold in first]) for name in ("y", "groups")
+    )
+    return _stretch(folds) * doubt_of_perfection(metric, y, groups)
+
+
+def _are_equal(a: Sequence[FoldPrediction], b: Sequence[FoldPrediction]) -> bool:
+    return all(np.array_equal(x.predicted, y.predicted) for x, y in zip(a, b, strict=True))
 
 
 def _stretch(folds: Sequence[FoldPrediction]) -> float:

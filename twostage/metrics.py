@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from twostage.bootstrap import Score, Statistic, bootstrap
+from twostage.bootstrap import LEVEL, MIN_GROUPS, Score, Statistic, bootstrap
 from twostage.errors import UsageError, did_you_mean
 from twostage.weighted import (
     accuracy,
@@ -29,6 +29,7 @@ __all__ = [
     "METRICS",
     "Metric",
     "Score",
+    "doubt_of_perfection",
     "find_metrics",
     "main_score",
     "score",
@@ -122,9 +123,58 @@ def score(
     dict of str to Score
         By the metrics' names.
     """
-    return bootstrap(
+    found = bootstrap(
         {each.name: each.prepare(y, predicted) for each in metrics}, groups, random_state
     )
+    for metric in metrics:
+        value = found[metric.name].value
+        if value == metric.bounds[1]:
+            low = value - doubt_of_perfection(metric, y, groups)
+            found[metric.name] = Score(value, low, found[metric.name].high)
+    return found
+
+
+def doubt_of_perfection(metric: Metric, y: np.ndarray, groups: np.ndarray) -> float:
+    """Return how far below a perfect score the truth may be, which no bootstrap sees.
+
+    Parameters
+    ----------
+    metric : Metric
+        Of classes. Values that are all predicted exactly leave no doubt: 0.
+    y : int array of shape (n_rows,)
+        Class numbers.
+    groups : int array of shape (n_rows,)
+        Rows of one group are not independent.
+
+    Returns
+    -------
+    float
+        Of the 95% interval; NaN under 20 groups.
+
+    Notes
+    -----
+    Of n independent tries that all succeed, the true rate is at least ``0.025 ** (1 / n)`` (Clopper
+    and Pearson). For accuracy a group is a try. For the AUC it is a pair of a row of the class and
+    one that is not, each in one pair only: n is the number of groups with the rarer of the two, and
+    the bound holds whatever the scores look like. The rarest class decides in means over classes,
+    for one class is as low as their mean or lower; other metrics are close to one of these.
+
+    References
+    ----------
+    Clopper and Pearson (1934), The Use of Confidence or Fiducial Limits Illustrated in the Case of
+    the Binomial, Biometrika 26.
+    Hanley and Lippman-Hand (1983), If Nothing Goes Wrong, Is Everything All Right?, JAMA 249.
+    """
+    n_groups = len(np.unique(groups))
+    if n_groups < MIN_GROUPS:
+        return float("nan")
+    if metric.task == REGRESSION:
+        return 0.0
+    n_tries = n_groups
+    if metric.name != "accuracy":
+        by_class = [len(np.unique(groups[y == k])) for k in np.unique(y)]
+        n_tries = min(*by_class, n_groups // 2) if len(by_class) > 1 else n_groups
+    return float(1 - ((1 - LEVEL) / 2) ** (1 / max(n_tries, 1)))
 
 
 def score_classification(

@@ -14,6 +14,8 @@ from twostage.cli.options import (
     STORE,
     TABLE,
     allow_seen_option,
+    class_weight_option,
+    group_option,
     image_col_option,
     json_option,
     quiet_option,
@@ -22,6 +24,7 @@ from twostage.cli.options import (
     role_options,
     target_from_folder_option,
     task_options,
+    tune_option,
 )
 from twostage.cli.output import UNREADABLE, plural, print_json, print_result, say
 from twostage.errors import UsageError
@@ -79,7 +82,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="How often the rows are cut into folds anew.",
 )
-@click.option("--group", metavar="COL", help="Rows of one group are never split apart.")
+@group_option
 @click.option(
     "--time",
     "time_column",
@@ -100,18 +103,8 @@ if TYPE_CHECKING:
     "Rows with images of equal bytes always do.",
 )
 @task_options
-@click.option(
-    "--class-weight",
-    type=click.Choice(["balanced"]),
-    help="Let rare classes count as much as common ones.",
-)
-@click.option(
-    "--tune",
-    type=click.IntRange(0),
-    metavar="N",
-    default=0,
-    help="Try N settings of each head, in the training rows of each fold.",
-)
+@class_weight_option
+@tune_option
 @allow_seen_option
 @click.option(
     "--importance/--no-importance",

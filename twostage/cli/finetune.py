@@ -11,6 +11,7 @@ from twostage.cli.options import (
     TABLE,
     TUNING,
     backbone_options,
+    class_weight_option,
     image_col_option,
     json_option,
     quiet_option,
@@ -65,11 +66,7 @@ _OF_TUNING = (*TUNING, "batch_size", "class_weight", "precision", "random_state"
 @click.option(
     "--batch-size", type=click.IntRange(1), default=32, show_default=True, help="Images to a step."
 )
-@click.option(
-    "--class-weight",
-    type=click.Choice(["balanced"]),
-    help="Let rare classes count as much as common ones.",
-)
+@class_weight_option
 @click.option(
     "--workers", type=click.IntRange(1), help="Threads that decode; one per core by default."
 )

@@ -12,6 +12,8 @@ from twostage.cli.options import (
     TABLE,
     allow_seen_option,
     backbone_options,
+    class_weight_option,
+    group_option,
     image_col_option,
     json_option,
     quiet_option,
@@ -21,6 +23,7 @@ from twostage.cli.options import (
     run_options,
     target_from_folder_option,
     task_options,
+    tune_option,
     tuning_options,
     variant_options,
 )
@@ -65,7 +68,7 @@ _OF_BACKBONE = (
 @target_from_folder_option
 @image_col_option
 @click.option("--images", type=IMAGES, help="Instead of STORE: the folder of the images.")
-@click.option("--group", metavar="COL", help="Rows of one group are never split apart.")
+@group_option
 @click.option(
     "--head",
     metavar="NAME",
@@ -75,13 +78,7 @@ _OF_BACKBONE = (
     "10,000 rows, svm; for more than 20 classes of linear and keras. Names joined by + are "
     "blended.",
 )
-@click.option(
-    "--tune",
-    type=click.IntRange(0),
-    metavar="N",
-    default=0,
-    help="Try N settings of the head, in the training rows alone.",
-)
+@tune_option
 @task_options
 @click.option(
     "--features",
@@ -90,11 +87,7 @@ _OF_BACKBONE = (
     show_default=True,
     help="What the head may see.",
 )
-@click.option(
-    "--class-weight",
-    type=click.Choice(["balanced"]),
-    help="Let rare classes count as much as common ones, in the tuning of a backbone too.",
-)
+@class_weight_option
 @allow_seen_option
 @click.option(
     "--finetune",

@@ -253,6 +253,21 @@ task_options = together(
     ),
     click.option("--log-target", is_flag=True, help="Learn the logarithm of a positive target."),
 )
+group_option = click.option(
+    "--group", metavar="COL", help="Rows of one group are never split apart."
+)
+class_weight_option = click.option(
+    "--class-weight",
+    type=click.Choice(["balanced"]),
+    help="Let rare classes count as much as common ones, wherever anything is trained.",
+)
+tune_option = click.option(
+    "--tune",
+    type=click.IntRange(0),
+    metavar="N",
+    default=0,
+    help="Try N settings of a head, each time in those rows alone that it is trained on.",
+)
 allow_seen_option = click.option(
     "--allow-seen",
     is_flag=True,

@@ -65,20 +65,11 @@ def join_duplicates(
     if len(groups) > MOST_ROWS:
         note = f"Near-duplicates are looked for among up to {MOST_ROWS:,} rows; there are more."
         return Duplicates(groups, n_equal, note=note)
-    found = np.concatenate([near_pairs(block.matrix, threshold) for block in blocks.values()])
-    hashes = [_hashes(blocks, row) for row in range(len(groups))]
-    pairs = np.array(
-        [pair for pair in np.unique(found, axis=0) if hashes[pair[0]].isdisjoint(hashes[pair[1]])],
-        np.int64,
-    ).reshape(-1, 2)
+    pairs = pairs_alike(blocks, threshold)
     if not len(pairs):
         return Duplicates(groups, n_equal)
     n_pairs, n_near = len(pairs), len(np.unique(pairs))
-    labels: list[list[int]] = [[] for _ in groups]
-    for number, pair in enumerate(pairs):
-        for row in pair:
-            labels[row].append(number)
-    joined = link_groups(len(groups), [[group] for group in groups.tolist()], labels)
+    joined = join_groups(groups, pairs)
     largest, before = (int(np.bincount(one).max()) for one in (joined, groups))
     if largest > max(len(groups) / n_folds, before):
         note = (
@@ -88,6 +79,37 @@ def join_duplicates(
         )
         return Duplicates(groups, n_equal, n_pairs, n_near, False, note)
     return Duplicates(joined, n_equal, n_pairs, n_near, True)
+
+
+def join_groups(groups: np.ndarray, pairs: np.ndarray) -> np.ndarray:
+    """Join the groups of the two rows of each pair; return the groups' new numbers."""
+    labels: list[list[int]] = [[] for _ in groups]
+    for number, pair in enumerate(pairs):
+        for row in pair:
+            labels[row].append(number)
+    return link_groups(len(groups), [[group] for group in groups.tolist()], labels)
+
+
+def pairs_alike(blocks: Mapping[str, ImageBlock], threshold: float) -> np.ndarray:
+    """Find the pairs of rows with nearly equal images of different bytes.
+
+    Parameters
+    ----------
+    blocks : mapping of str to ImageBlock
+        One per image column; images are compared within a column.
+    threshold : float
+        Least cosine of the centred embeddings.
+
+    Returns
+    -------
+    int array of shape (n_pairs, 2)
+        The smaller row number first.
+    """
+    found = np.concatenate([near_pairs(block.matrix, threshold) for block in blocks.values()])
+    pairs = np.unique(found, axis=0)
+    hashes = {int(row): _hashes(blocks, row) for row in np.unique(pairs)}
+    is_other = [hashes[one].isdisjoint(hashes[other]) for one, other in pairs.tolist()]
+    return np.asarray(pairs[np.array(is_other, bool)])
 
 
 def near_pairs(matrix: np.ndarray, threshold: float) -> np.ndarray:

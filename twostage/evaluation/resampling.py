@@ -219,10 +219,20 @@ def _apart(
         is_learnable = np.isin(target.y[test], target.y[train])
     kept = test[is_learnable]
     if not len(train) or not len(kept):
-        kin = f" ({len(given) - len(train)} are of groups that it tests)" if len(given) else ""
-        raise DataError(
-            f"The {name} has {len(train)} rows to train on{kin}, and {len(kept)} of {len(test)} "
-            "rows to test whose class those know. Cut the rows otherwise, or choose another group "
-            "column."
-        )
+        raise DataError(_nothing_to_score(name, len(train), len(given) - len(train), len(test)))
     return Fold(0, number, train, kept, len(given) - len(train), len(test) - len(kept))
+
+
+def _nothing_to_score(name: str, n_train: int, n_kin: int, n_test: int) -> str:
+    kin = f", for {n_kin} are of groups that it tests" if n_kin else ""
+    if n_train == 0:
+        return (
+            f"The {name} has no rows to train on{kin}. Cut the rows otherwise, or choose another "
+            "group column."
+        )
+    if n_test == 0:
+        return f"The {name} has no rows to test. Cut the rows otherwise."
+    return (
+        f"The {name} can't be scored: its {n_test} rows are all of classes that the {n_train} rows "
+        f"to train on lack{kin}. Cut the rows otherwise, or use fewer folds."
+    )

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +27,7 @@ IMPORTANCE = "importance.parquet"
 _CELLS, _LOCK = "_cells", "_lock"
 _FACTS = b"twostage.cell"
 _N_SHOWN = 5
+_DIGEST = re.compile("[0-9a-f]{32}")
 
 
 class ResultsFolder:
@@ -191,11 +193,23 @@ def differing(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") 
         if isinstance(before, Mapping) and isinstance(now, Mapping):
             found += differing(before, now, f"{path}: ")
         else:
-            found.append(f"{path} was {_short(before)}, is now {_short(now)}")
+            found.append(_difference(path, before, now))
     return found
 
 
+def _difference(path: str, before: Any, now: Any) -> str:
+    if path == "table: digest" and before and now:
+        return "table: other values"  # a digest tells people nothing
+    return f"{path} was {_short(before)}, is now {_short(now)}"
+
+
+def _is_digest(value: Any) -> bool:
+    return isinstance(value, str) and bool(_DIGEST.fullmatch(value))
+
+
 def _short(value: Any) -> str:
+    if _is_digest(value):
+        return str(value)[:8]
     text = "absent" if value is None else json.dumps(value).strip('"')
     return text if len(text) <= 60 else text[:57] + "..."
 

@@ -1,6 +1,6 @@
 """What a report tells of a benchmark, as numbers: no words on a page yet, no places on a plot."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,9 +13,11 @@ from twostage.report.evidence import ArmPredictions, Evidence
 from twostage.report.stored import Stored
 from twostage.report.words import lower_is_better
 
+MOST_ARMS = 8  # that the reader can choose from
 MOST_CLASSES = 12  # of a confusion matrix; the rarest become one
 MOST_POINTS = 1500  # of a map or scatter plot
 _MOST_FOR_COMPONENTS = 10_000
+_FEWEST_FOR_UMAP = 50
 OTHERS = "all others"
 
 
@@ -43,24 +45,45 @@ class Confusion:
 
 @dataclass(frozen=True)
 class EmbeddingMap:
-    """Rows in the plane of the first two principal components of their embeddings.
+    """Rows in a plane, by their embeddings.
 
     Attributes
     ----------
+    column : str
+        The image column.
     chosen : int array of shape (n_points,)
         Which of the predictions' rows are on it.
     points : array of shape (n_points, 2)
         Where they are.
-    explained : (float, float)
-        Share of the variance along each axis.
+    explained : (float, float) or None
+        Share of the variance along each axis, of principal components; None of UMAP.
     n_rows : int
         How many rows have an embedding.
     """
 
+    column: str
     chosen: np.ndarray
     points: np.ndarray
-    explained: tuple[float, float]
+    explained: tuple[float, float] | None
     n_rows: int
+
+
+@dataclass(frozen=True)
+class ArmAnalysis:
+    """What one arm predicts, ready to be shown.
+
+    Attributes
+    ----------
+    predictions : ArmPredictions
+        Out of fold.
+    calibration, confusion, thresholds
+        None where the task has none.
+    """
+
+    predictions: ArmPredictions
+    calibration: Calibration | None = None
+    confusion: Confusion | None = None
+    thresholds: pd.DataFrame | None = None
 
 
 @dataclass(frozen=True)
@@ -75,12 +98,10 @@ class Analysis:
         The arms, the best first, with score, interval and costs.
     headline : dict or None
         The finding that answers whether images help, or the first one.
-    best : ArmPredictions
-        Out-of-fold predictions of the best arm.
-    calibration, confusion, thresholds
-        Of the best arm; None where the task has none.
+    arms : list of ArmAnalysis
+        The best ones, in order; all on the same rows.
     stored : Stored or None
-        Embeddings of the rows of ``best``.
+        Embeddings of those rows.
     map : EmbeddingMap or None
         Of them.
     """
@@ -88,38 +109,46 @@ class Analysis:
     evidence: Evidence
     ranked: pd.DataFrame
     headline: Mapping[str, Any] | None
-    best: ArmPredictions
-    calibration: Calibration | None
-    confusion: Confusion | None
-    thresholds: pd.DataFrame | None
+    arms: list[ArmAnalysis]
     stored: Stored | None
     map: EmbeddingMap | None
 
+    @property
+    def best(self) -> ArmAnalysis:
+        """The arm with the best score."""
+        return self.arms[0]
+
 
 def analyse(
-    evidence: Evidence, ranked: pd.DataFrame, best: ArmPredictions, stored: Stored | None
+    evidence: Evidence,
+    ranked: pd.DataFrame,
+    arms: Sequence[ArmPredictions],
+    stored: Stored | None,
 ) -> Analysis:
-    """Work out what a report shows of the best arm."""
-    groups = best.groups(evidence.settings.get("group"))
-    calibration = confusion = thresholds = None
-    if best.proba is not None:
-        confusion = _confusion(best)
-        if np.isfinite(best.proba).all() and len(best.labels) > 1:
-            calibration = calibrate(best.y, best.proba, groups)
-            is_binary = len(best.labels) == 2
-            if is_binary and 0 < best.y.sum() < len(best.y):
-                thresholds = threshold_table(best.y == 1, best.proba[:, 1])
+    """Work out what a report shows of the best arms."""
+    group = evidence.settings.get("group")
+    placed = None
+    if stored is not None:
+        placed = embedding_map(stored.matrix, next(iter(stored.blocks)))
     return Analysis(
         evidence,
         ranked,
         choose_headline(evidence, ranked),
-        best,
-        calibration,
-        confusion,
-        thresholds,
+        [_analyse_arm(arm, arm.groups(group)) for arm in arms],
         stored,
-        None if stored is None else embedding_map(stored.matrix),
+        placed,
     )
+
+
+def _analyse_arm(arm: ArmPredictions, groups: np.ndarray) -> ArmAnalysis:
+    if arm.proba is None:
+        return ArmAnalysis(arm)
+    calibration = thresholds = None
+    if np.isfinite(arm.proba).all() and len(arm.labels) > 1:
+        calibration = calibrate(arm.y, arm.proba, groups)
+        if len(arm.labels) == 2 and 0 < arm.y.sum() < len(arm.y):
+            thresholds = threshold_table(arm.y == 1, arm.proba[:, 1])
+    return ArmAnalysis(arm, calibration, _confusion(arm), thresholds)
 
 
 def choose_headline(evidence: Evidence, ranked: pd.DataFrame) -> Mapping[str, Any] | None:
@@ -148,20 +177,42 @@ def sample(n: int, most: int = MOST_POINTS) -> np.ndarray:
     return np.sort(np.random.default_rng(0).choice(n, most, replace=False))
 
 
-def embedding_map(matrix: np.ndarray) -> EmbeddingMap | None:
-    """Lay rows out by the first two principal components; None for fewer than three rows."""
-    from sklearn.decomposition import PCA
+def embedding_map(matrix: np.ndarray, column: str) -> EmbeddingMap | None:
+    """Lay rows out in a plane; None for fewer than three rows.
 
+    By UMAP where umap-learn is installed and there are rows enough, else by the first two principal
+    components.
+
+    References
+    ----------
+    McInnes, Healy and Melville (2018), UMAP: Uniform Manifold Approximation and Projection for
+    Dimension Reduction.
+    """
     usable = np.flatnonzero(np.isfinite(matrix).all(axis=1))
     if len(usable) < 3 or matrix.shape[1] < 2:
         return None
+    chosen = usable[sample(len(usable))]
+    make_umap = _umap() if len(usable) > _FEWEST_FOR_UMAP else None
+    if make_umap is not None:
+        points = np.asarray(make_umap(n_jobs=1, random_state=0).fit_transform(matrix[chosen]))
+        return EmbeddingMap(column, chosen, points, None, len(usable))
     learn = usable[sample(len(usable), _MOST_FOR_COMPONENTS)]
+    from sklearn.decomposition import PCA
+
     with np.errstate(invalid="ignore"):  # of equal embeddings there is no variance to explain
         components = PCA(2, svd_solver="randomized", random_state=0).fit(matrix[learn])
-    chosen = usable[sample(len(usable))]
     points = components.transform(matrix[chosen])
     first, second = np.nan_to_num(components.explained_variance_ratio_)
-    return EmbeddingMap(chosen, points, (float(first), float(second)), len(usable))
+    return EmbeddingMap(column, chosen, points, (float(first), float(second)), len(usable))
+
+
+def _umap() -> Any:
+    """Return the class; None where umap-learn is not installed."""
+    try:
+        from umap import UMAP
+    except ImportError:
+        return None
+    return UMAP
 
 
 def _confusion(best: ArmPredictions) -> Confusion:

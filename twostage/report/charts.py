@@ -11,7 +11,7 @@ from twostage.evaluation.calibration import Calibration
 from twostage.report.analysis import Confusion, EmbeddingMap, sample, verdict
 from twostage.report.evidence import ArmPredictions
 from twostage.report.scales import Axis, linear_axis, log_axis
-from twostage.report.words import features_name, interval, metric_name, number, percent, signed
+from twostage.report.words import features_name, interval, number, percent, signed
 
 LOOK_OF = {"table": 0, "images": 1, "both": 2}  # colour and marker by what an arm sees
 N_COLOURS = 8
@@ -200,20 +200,20 @@ def confusion_cells(found: Confusion) -> list[list[Cell]]:
     ]
 
 
-def prediction_chart(best: ArmPredictions, is_log: bool) -> PointChart:
+def prediction_chart(arm: ArmPredictions, is_log: bool) -> PointChart:
     """Place predicted values against true ones, on equal axes."""
-    shown = sample(len(best.y))
-    values = np.concatenate([best.y, best.predicted]).astype(float)
+    shown = sample(len(arm.y))
+    values = np.concatenate([arm.y, arm.predicted]).astype(float)
     use_log = is_log and bool((values[np.isfinite(values)] > 0).all())
     axis = log_axis(values) if use_log else linear_axis(values)
-    points = _points(axis, axis, best.y[shown], best.predicted[shown])
+    points = _points(axis, axis, arm.y[shown], arm.predicted[shown])
     marks = [Marks(2, "", points, len(points))]
-    return PointChart(axis, axis, marks, "k", len(points), len(best.y))
+    return PointChart(axis, axis, marks, "k", len(points), len(arm.y))
 
 
-def residual_chart(best: ArmPredictions) -> Histogram:
+def residual_chart(arm: ArmPredictions) -> Histogram:
     """Count residuals, true less predicted; the outermost hundredth at either end is one bar."""
-    residuals = np.asarray(best.y - best.predicted, float)
+    residuals = np.asarray(arm.y - arm.predicted, float)
     residuals = residuals[np.isfinite(residuals)]
     reach = float(np.quantile(np.abs(residuals), 0.99)) if len(residuals) else 1.0
     axis = linear_axis([-reach, 0, reach])
@@ -233,24 +233,24 @@ def residual_chart(best: ArmPredictions) -> Histogram:
     return Histogram(axis, bars, axis.at(0), most)
 
 
-def target_map(found: EmbeddingMap, best: ArmPredictions) -> PointChart:
+def target_map(found: EmbeddingMap, arm: ArmPredictions) -> PointChart:
     """Colour the map by class, or by fifths of the value."""
-    if best.proba is None:
-        return _by_fifths(found, np.asarray(best.y, float), "v")
-    y = best.y[found.chosen]
-    sizes = np.bincount(best.y, minlength=len(best.labels))
+    if arm.proba is None:
+        return _by_fifths(found, np.asarray(arm.y, float), "v")
+    y = arm.y[found.chosen]
+    sizes = np.bincount(arm.y, minlength=len(arm.labels))
     own = np.argsort(-sizes, kind="stable")
     own = own[:N_COLOURS] if len(own) <= N_COLOURS else own[: N_COLOURS - 1]
-    parts = [(best.labels[k], y == k) for k in sorted(own)]
+    parts = [(arm.labels[k], y == k) for k in sorted(own)]
     rest = ~np.isin(y, own)
     if rest.any():
         parts.append(("all others", rest))
     return _map_of(found, parts, "k")
 
 
-def error_map(found: EmbeddingMap, best: ArmPredictions) -> PointChart:
+def error_map(found: EmbeddingMap, arm: ArmPredictions) -> PointChart:
     """Colour the map by fifths of the error."""
-    return _by_fifths(found, best.error, "t")
+    return _by_fifths(found, arm.error, "t")
 
 
 def _by_fifths(found: EmbeddingMap, values: np.ndarray, scale: str) -> PointChart:
@@ -314,11 +314,3 @@ def _interval_row(
 
 def _float(value: Any) -> float:
     return float("nan") if value is None else float(value)
-
-
-def describe_chart(chart: IntervalChart, metric: str) -> str:
-    """Return what the axis of an interval chart spans, for those who do not see it."""
-    return (
-        f"{metric_name(metric)} on an axis from {number(chart.axis.low)} to "
-        f"{number(chart.axis.high)}"
-    )

@@ -5,14 +5,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from twostage.evaluation.duplicates import near_pairs
+from twostage.evaluation.duplicates import join_groups, pairs_alike
 from twostage.joins import image_names
 from twostage.report.evidence import ArmPredictions
 from twostage.report.stored import Stored
 from twostage.report.thumbnails import Thumbnails
 from twostage.report.words import number
 
-N_WORST, N_TYPICAL, N_UNREADABLE, N_PAIRS = 12, 6, 12, 6
+N_WORST, N_TYPICAL, N_UNREADABLE, N_GROUPS, N_OF_GROUP = 12, 6, 12, 6, 6
 MOST_CLASSES = 8
 _MOST_ROWS_FOR_PAIRS = 20_000
 
@@ -53,7 +53,10 @@ class Card:
     @property
     def alt(self) -> str:
         """What stands for the picture."""
-        return f"{self.image or 'no image'}: truly {self.truth}, predicted {self.predicted}"
+        damaged = ", damaged" if self.note else ""
+        return (
+            f"{self.image or 'no image'}{damaged}: truly {self.truth}, predicted {self.predicted}"
+        )
 
 
 @dataclass(frozen=True)
@@ -71,48 +74,58 @@ class Album:
 
     Parameters
     ----------
-    best : ArmPredictions
-        The arm.
+    arm : ArmPredictions
+        Whose predictions they tell.
     columns : sequence of str
         Image columns.
     pictures : Thumbnails
         Of the images.
     """
 
-    best: ArmPredictions
+    arm: ArmPredictions
     columns: Sequence[str]
     pictures: Thumbnails
     _names: list[str] = field(init=False)
 
     def __post_init__(self) -> None:
-        per_column = [image_names(self.best.frame[column]) for column in self.columns]
-        rows = range(len(self.best.rows))
+        per_column = [image_names(self.arm.frame[column]) for column in self.columns]
+        rows = range(len(self.arm.rows))
         self._names = [next((n for of in per_column for n in of[row][:1]), "") for row in rows]
 
+    def of(self, arm: ArmPredictions) -> "Album":
+        """Return the album of another arm on the same rows."""
+        return Album(arm, self.columns, self.pictures)
+
     def card(self, at: int, note: str = "") -> Card:
-        """Return the card of the row at a place in the predictions."""
-        best, name = self.best, self._names[at]
-        if best.proba is None:
-            truth, said = number(float(best.y[at])), number(float(best.predicted[at]))
+        """Return the card of the row at a place in the predictions.
+
+        With a note on what is wrong with one of its images, the card shows that one.
+        """
+        arm, name = self.arm, self._names[at]
+        if note:
+            name = next((one for one in self._all_names(at) if note.startswith(f"'{one}'")), name)
+            note = note.removeprefix(f"'{name}': ").removeprefix(f"'{name}' ")
+        if arm.proba is None:
+            truth, said = number(float(arm.y[at])), number(float(arm.predicted[at]))
         else:
-            truth, predicted = best.labels[best.y[at]], best.predicted[at]
-            said = f"{best.labels[predicted]} ({best.proba[at, predicted]:.2f})"
+            truth, predicted = arm.labels[arm.y[at]], arm.predicted[at]
+            said = f"{arm.labels[predicted]} ({arm.proba[at, predicted]:.2f})"
         return Card(
-            int(best.rows[at]),
+            int(arm.rows[at]),
             name,
-            self.pictures.of(name or None),
+            self.pictures.left_of(name) if note else self.pictures.of(name or None),
             truth,
             said,
-            float(best.error[at]),
+            float(arm.error[at]),
             note,
         )
 
     def worst(self) -> Cards:
         """Return the rows whose prediction is furthest off; no right ones among them."""
-        error = np.nan_to_num(self.best.error, nan=-1.0)
+        error = np.nan_to_num(self.arm.error, nan=-1.0)
         is_wrong = error > 0
-        if self.best.proba is not None:
-            is_wrong = self.best.predicted != self.best.y
+        if self.arm.proba is not None:
+            is_wrong = self.arm.predicted != self.arm.y
         order = np.argsort(-np.where(is_wrong, error, -1), kind="stable")
         chosen = [int(at) for at in order[:N_WORST] if is_wrong[at]]
         return Cards("", [self.card(at) for at in chosen], int(is_wrong.sum()))
@@ -132,10 +145,10 @@ class Album:
             if stored is not None:
                 near = stored.matrix[members] - stored.matrix[members].mean(axis=0)
                 distance = np.linalg.norm(near, axis=1)
-            elif self.best.proba is not None:
-                distance = self.best.error[members]
+            elif self.arm.proba is not None:
+                distance = self.arm.error[members]
             else:
-                distance = np.abs(self.best.y[members] - np.median(self.best.y[members]))
+                distance = np.abs(self.arm.y[members] - np.median(self.arm.y[members]))
             chosen = members[np.argsort(distance, kind="stable")[:N_TYPICAL]]
             found.append(Cards(name, [self.card(int(at)) for at in chosen], len(members)))
         return found
@@ -148,26 +161,36 @@ class Album:
         cards = [self.card(at, str(stored.errors[at])) for at in broken[:N_UNREADABLE]]
         return Cards("", cards, len(broken))
 
-    def alike(self, stored: Stored | None, threshold: float | None) -> list[tuple[Card, Card]]:
-        """Return pairs of rows with nearly equal images of different bytes."""
+    def alike(self, stored: Stored | None, threshold: float | None) -> tuple[list[Cards], int]:
+        """Return the largest groups of rows with nearly equal images of different bytes.
+
+        Each row is nearly equal to another one of its group, not to all. Also return how many
+        groups there are.
+        """
         if stored is None or threshold is None or len(stored.matrix) > _MOST_ROWS_FOR_PAIRS:
-            return []
-        pairs: list[tuple[Card, Card]] = []
-        for one, other in near_pairs(stored.matrix, threshold):
-            if not set(stored.hashes[one]) & set(stored.hashes[other]):
-                pairs.append((self.card(int(one)), self.card(int(other))))
-            if len(pairs) == N_PAIRS:
-                break
-        return pairs
+            return [], 0
+        pairs = pairs_alike(stored.blocks, threshold)
+        number = join_groups(np.arange(len(stored.matrix)), pairs)
+        groups = [np.flatnonzero(number == one) for one in np.unique(number[pairs])]
+        groups.sort(key=lambda rows: (-len(rows), rows[0]))
+        shown = [
+            Cards("", [self.card(int(at)) for at in rows[:N_OF_GROUP]], len(rows))
+            for rows in groups[:N_GROUPS]
+        ]
+        return shown, len(groups)
+
+    def _all_names(self, at: int) -> list[str]:
+        cells = self.arm.frame.iloc[[at]]
+        return [name for column in self.columns for name in image_names(cells[column])[0]]
 
     def _parts(self) -> list[tuple[str, np.ndarray]]:
         """Return the rows of each class, the most common ones first, or of each third."""
-        if self.best.proba is not None:
-            sizes = np.bincount(self.best.y, minlength=len(self.best.labels))
+        if self.arm.proba is not None:
+            sizes = np.bincount(self.arm.y, minlength=len(self.arm.labels))
             shown = np.sort(np.argsort(-sizes, kind="stable")[:MOST_CLASSES])
-            return [(self.best.labels[k], np.flatnonzero(self.best.y == k)) for k in shown]
-        low, high = np.quantile(self.best.y, [1 / 3, 2 / 3])
-        y = self.best.y
+            return [(self.arm.labels[k], np.flatnonzero(self.arm.y == k)) for k in shown]
+        low, high = np.quantile(self.arm.y, [1 / 3, 2 / 3])
+        y = self.arm.y
         parts = (y <= low, (y > low) & (y <= high), y > high)
         names = (
             f"lowest third, up to {number(float(low))}",

@@ -5,6 +5,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from twostage.fitted import FittedModel
+from twostage.heads import name_of
 from twostage.model import RECORD, read_model
 from twostage.report import words
 from twostage.report.page import Column, Value, backbone_lines, render
@@ -28,8 +30,9 @@ def make_model_page(path: str | os.PathLike[str], title: str | None = None) -> b
         name, score = next(iter(held_out.scores.items()))
         facts.insert(0, (words.number(score.value), f"{words.metric_name(name)}, held out"))
         facts.append((f"{held_out.n_rows:,}", "rows held out for that score"))
-    facts.append((str(sum(column.role != IGNORED for column in model.columns)), "table columns"))
-    facts.append((str(len(model.dims)), "image columns"))
+    n_used = sum(column.role != IGNORED for column in model.columns)
+    for n, what in ((n_used, "table column"), (len(model.dims), "image column")):
+        facts.append((str(n), what if n == 1 else f"{what}s"))
     context = {
         "title": title or f"A model that predicts “{settings.target}”",
         "headline": _headline(model),
@@ -71,14 +74,12 @@ def _scores(model: AnyModel) -> tuple[list[Column], list[list[Value]]] | None:
 
 
 def _columns(model: AnyModel) -> tuple[list[Column], list[list[Value]]]:
-    heads = [Column(name, False) for name in ("column", "role", "dtype", "why ignored")]
-    rows = [
-        [
-            Value(text, "", text)
-            for text in (column.name, column.role, column.dtype, column.reason or "")
-        ]
-        for column in model.columns
-    ]
+    heads = [Column(name, False) for name in ("column", "role", "dtype")]
+    rows = []
+    for column in model.columns:
+        role = Value(column.role, column.reason or "", column.role)
+        name, dtype = (Value(text, "", text) for text in (column.name, column.dtype))
+        rows.append([name, role, dtype])
     return heads, rows
 
 
@@ -96,6 +97,13 @@ def _seen(model: AnyModel) -> list[str]:
     return said
 
 
+def _weights(part: FittedModel) -> str:
+    return " + ".join(
+        f"{weight:.2f} {name_of(member.head)}"
+        for weight, member in zip(part.weights, part.members, strict=True)
+    )
+
+
 def _provenance(
     model: AnyModel, versions: dict[str, Any]
 ) -> list[tuple[str, list[tuple[str, str]]]]:
@@ -103,6 +111,7 @@ def _provenance(
     fit = [
         ("target", str(settings.target)),
         ("head", settings.head_name),
+        *(("blend", _weights(part)) for part in model.parts if len(part.members) > 1),
         ("sees", words.features_name(settings.features)),
         ("images in", ", ".join(settings.image_columns) or "–"),
         ("group", str(settings.group or "–")),

@@ -14,7 +14,7 @@ import pandas as pd
 from twostage import __version__
 from twostage.errors import UsageError
 from twostage.report import charts, words
-from twostage.report.analysis import Analysis, verdict
+from twostage.report.analysis import Analysis, ArmAnalysis, verdict
 from twostage.report.gallery import Album, Card, Cards
 
 _TEMPLATES = "templates"
@@ -71,7 +71,7 @@ def make_page(analysis: Analysis, album: Album, title: str | None = None) -> byt
     analysis : Analysis
         Its numbers.
     album : Album
-        Makes the cards of its rows.
+        Makes the cards of its rows, by the best arm.
     title : str, optional
         What stands above all; a question about the target if None.
 
@@ -157,11 +157,11 @@ def _policy(*inlined: str) -> str:
 
 
 def _context(analysis: Analysis, album: Album, title: str | None) -> dict[str, Any]:
-    evidence, best = analysis.evidence, analysis.best
+    evidence, best = analysis.evidence, analysis.best.predictions
     run, counts, metric = evidence.run, evidence.run["counts"], evidence.metric
     findings = run.get("findings") or []
-    worst = album.worst()
     threshold = run["identity"].get("near_duplicates")
+    alike, n_alike = album.alike(analysis.stored, threshold)
     context = {
         "title": title or _question(analysis),
         "headline": _headline(analysis),
@@ -175,27 +175,24 @@ def _context(analysis: Analysis, album: Album, title: str | None) -> dict[str, A
         "is_classification": evidence.is_classification,
         "labels": best.labels,
         "facts": _facts(analysis),
-        "best": best.arm,
+        "shown": [_of_arm(analysis, one, album.of(one.predictions)) for one in analysis.arms],
+        "n_arms": len(analysis.ranked),
         "n_repeats": len({fold["repeat"] for fold in run["folds"]}),
         "arms": charts.arms_chart(analysis.ranked, metric),
         "differences": charts.differences_chart(findings) if findings else None,
         "results": _results_table(analysis),
-        "calibration": analysis.calibration,
-        "calibration_chart": _or_none(charts.calibration_chart, analysis.calibration),
-        "confusion": analysis.confusion,
-        "confusion_cells": _or_none(charts.confusion_cells, analysis.confusion),
-        "accuracy": _accuracy(analysis),
-        "thresholds": _threshold_rows(analysis.thresholds),
         "importance": _importance(analysis),
-        "worst": worst,
         "typical": album.typical(analysis.stored),
         "unreadable": album.unreadable(analysis.stored),
-        "alike": album.alike(analysis.stored, threshold),
+        "alike": alike,
+        "n_alike": n_alike,
         "near_duplicates": threshold,
         "has_images": bool(album.columns),
+        "n_image_columns": len(album.columns),
         "has_store": bool(run["stores"]),
         "stored": analysis.stored is not None,
         "map": analysis.map,
+        "target_map": None if analysis.map is None else charts.target_map(analysis.map, best),
         "counts": counts,
         "left_out": _left_out(run),
         "provenance": _provenance(analysis),
@@ -203,22 +200,35 @@ def _context(analysis: Analysis, album: Album, title: str | None) -> dict[str, A
         "number": words.number,
         "percent": words.percent,
     }
-    if not evidence.is_classification:
-        is_log = bool(evidence.settings.get("log_target"))
-        context["predictions"] = charts.prediction_chart(best, is_log)
-        context["residuals"] = charts.residual_chart(best)
-    if analysis.map is not None:
-        context["target_map"] = charts.target_map(analysis.map, best)
-        context["error_map"] = charts.error_map(analysis.map, best)
     context["has_pictures"] = any(card.picture for card in _cards(context))
     return context
 
 
+def _of_arm(analysis: Analysis, arm: ArmAnalysis, album: Album) -> dict[str, Any]:
+    """Return what is shown of one arm, as the reader chooses."""
+    predictions, found = arm.predictions, analysis.map
+    shown = {
+        "name": predictions.arm,
+        "calibration": arm.calibration,
+        "calibration_chart": _or_none(charts.calibration_chart, arm.calibration),
+        "confusion": arm.confusion,
+        "confusion_cells": _or_none(charts.confusion_cells, arm.confusion),
+        "accuracy": _accuracy(arm),
+        "thresholds": _threshold_rows(arm.thresholds),
+        "error_map": None if found is None else charts.error_map(found, predictions),
+        "worst": album.worst(),
+    }
+    if predictions.proba is None:
+        is_log = bool(analysis.evidence.settings.get("log_target"))
+        shown["predictions"] = charts.prediction_chart(predictions, is_log)
+        shown["residuals"] = charts.residual_chart(predictions)
+    return shown
+
+
 def _cards(context: Mapping[str, Any]) -> list[Card]:
-    several: list[Cards] = [context["worst"], *context["typical"]]
-    return [card for cards in several for card in cards.cards] + [
-        card for pair in context["alike"] for card in pair
-    ]
+    several: list[Cards] = [one["worst"] for one in context["shown"]]
+    several += [*context["typical"], *context["alike"]]
+    return [card for cards in several for card in cards.cards]
 
 
 def _or_none(make: Any, value: Any) -> Any:
@@ -304,11 +314,11 @@ def _sortable(value: float) -> float | str:
     return float(value) if value is not None and np.isfinite(value) else ""
 
 
-def _accuracy(analysis: Analysis) -> str | None:
-    if analysis.confusion is None:
+def _accuracy(arm: ArmAnalysis) -> str | None:
+    if arm.confusion is None:
         return None
-    counts = analysis.confusion.counts
-    n_right = int((analysis.best.predicted == analysis.best.y).sum())
+    counts = arm.confusion.counts
+    n_right = int((arm.predictions.predicted == arm.predictions.y).sum())
     return f"{n_right:,} of {int(counts.sum()):,} rows"
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from twostage.errors import UsageError
 from twostage.report import charts
 from twostage.report.analysis import Analysis
+from twostage.report.scales import short_number
 from twostage.report.words import features_name, lower_is_better, metric_name
 
 # As in templates/report.css, on light paper: told apart by all eyes.
@@ -94,11 +95,11 @@ def _plots_of(analysis: Analysis) -> dict[str, Draw]:
     plots: dict[str, Draw] = {"arms": _draw_arms}
     if analysis.evidence.run.get("findings"):
         plots["differences"] = _draw_differences
-    if analysis.calibration is not None:
+    if analysis.best.calibration is not None:
         plots["calibration"] = _draw_calibration
-    if analysis.confusion is not None:
+    if analysis.best.confusion is not None:
         plots["confusion"] = _draw_confusion
-    if analysis.best.proba is None:
+    if analysis.best.predictions.proba is None:
         plots |= {"predictions": _draw_predictions, "residuals": _draw_residuals}
     if analysis.evidence.importance is not None:
         plots["importance"] = _draw_importance
@@ -170,21 +171,21 @@ def _intervals(
 
 
 def _draw_calibration(analysis: Analysis, figure: Any) -> None:
-    found = analysis.calibration
+    found = analysis.best.calibration
     assert found is not None
     figure.set_size_inches(3.6, 3.6)
     axes, curve = figure.subplots(), found.curve
     axes.plot([0, 1], [0, 1], "--", color=_SOFT, lw=1)
     axes.vlines(curve["said"], curve["low"], curve["high"], color=COLOURS[2], alpha=0.4, lw=2.5)
     axes.plot(curve["said"], curve["came_true"], "o-", color=COLOURS[2], mec="white", ms=7, lw=1.5)
-    labels = analysis.best.labels
+    labels = analysis.best.predictions.labels
     share = f"share that is {labels[1]}" if len(labels) == 2 else "share predicted right"
     axes.set(xlabel="predicted probability", ylabel=share, xlim=(0, 1), ylim=(0, 1), aspect=1)
     axes.grid(color=_GRID)
 
 
 def _draw_confusion(analysis: Analysis, figure: Any) -> None:
-    found = analysis.confusion
+    found = analysis.best.confusion
     assert found is not None
     n = len(found.labels)
     figure.set_size_inches(1.6 + 0.62 * n, 1.3 + 0.55 * n)
@@ -207,7 +208,7 @@ def _draw_confusion(analysis: Analysis, figure: Any) -> None:
 
 
 def _draw_predictions(analysis: Analysis, figure: Any) -> None:
-    best = analysis.best
+    best = analysis.best.predictions
     figure.set_size_inches(3.8, 3.8)
     axes = figure.subplots()
     axes.plot(
@@ -225,20 +226,31 @@ def _draw_predictions(analysis: Analysis, figure: Any) -> None:
     axes.plot(ends, ends, "--", color=_SOFT, lw=1)
     if analysis.evidence.settings.get("log_target") and ends[0] > 0:
         axes.set(xscale="log", yscale="log")
+    _label_shortly(axes.xaxis, axes.yaxis)
     target = analysis.evidence.target
     axes.set(xlabel=f"true {target}", ylabel=f"predicted {target}")
     axes.grid(color=_GRID)
 
 
 def _draw_residuals(analysis: Analysis, figure: Any) -> None:
-    best = analysis.best
+    best = analysis.best.predictions
     residuals = np.asarray(best.y - best.predicted, float)
     residuals = residuals[np.isfinite(residuals)]
     figure.set_size_inches(4.2, 2.6)
     axes = figure.subplots()
     axes.hist(residuals, bins=40, color=COLOURS[2])
     axes.axvline(0, color=_SOFT, lw=1)
+    _label_shortly(axes.xaxis)
     axes.set(xlabel="true less predicted", ylabel="rows")
+
+
+def _label_shortly(*axes: Any) -> None:
+    """Label ticks as the page does: matplotlib writes powers of ten as formulas, which are off."""
+    from matplotlib.ticker import FuncFormatter, NullFormatter
+
+    for axis in axes:
+        axis.set_major_formatter(FuncFormatter(lambda value, _: short_number(value)))
+        axis.set_minor_formatter(NullFormatter())
 
 
 def _draw_map(analysis: Analysis, figure: Any) -> None:
@@ -247,8 +259,8 @@ def _draw_map(analysis: Analysis, figure: Any) -> None:
     figure.set_size_inches(7.2, 4.0)
     both = figure.subplots(1, 2)
     parts = (
-        (charts.target_map(found, analysis.best), analysis.evidence.target),
-        (charts.error_map(found, analysis.best), "error of the best arm"),
+        (charts.target_map(found, analysis.best.predictions), analysis.evidence.target),
+        (charts.error_map(found, analysis.best.predictions), "error of the best arm"),
     )
     for axes, (chart, title) in zip(both, parts, strict=True):
         for mark in chart.marks:

@@ -91,7 +91,7 @@ def log_axis(values: Iterable[float]) -> Axis:
     several = high / low > 300
     marks = [m * 10.0**d for d in decades for m in ((1,) if several else (1, 2, 5))]
     axis = Axis(low, high, (), True)
-    ticks = [Tick(axis.at(mark), _short(mark)) for mark in marks if low <= mark <= high]
+    ticks = [Tick(axis.at(mark), short_number(mark)) for mark in marks if low <= mark <= high]
     return Axis(low, high, tuple(ticks), True)
 
 
@@ -103,11 +103,12 @@ def _round_step(step: float) -> float:
 def _label(value: float, digits: int) -> str:
     value = 0.0 if abs(value) < 1e-12 else value
     if abs(value) >= 10_000 and digits == 0:
-        return _short(value)
+        return short_number(value)
     return number(value, digits) if abs(value) < 100 else f"{value:,.{digits}f}"
 
 
-def _short(value: float) -> str:
+def short_number(value: float) -> str:
+    """Write a round number for an axis: ``500k``."""
     for size, unit in ((1e9, "bn"), (1e6, "m"), (1e3, "k")):
         if abs(value) >= size:
             return f"{value / size:g}{unit}".replace("-", "−")

@@ -1,6 +1,7 @@
 """What a store adds to a benchmark's rows: embeddings, and images that could not be read."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pandas as pd
 
 from twostage.errors import BenchmarkError, TwoStageError, UsageError
 from twostage.evaluation.results import differing
-from twostage.joins import image_block, image_names, match_with_store
+from twostage.joins import ImageBlock, image_block, image_names, match_with_store
 from twostage.report.evidence import Evidence
 from twostage.store.store import EmbeddingStore
 
@@ -22,18 +23,23 @@ class Stored:
     ----------
     name : str
         Of the store, as the benchmark calls it.
-    matrix : float32 array of shape (n_rows, dim)
-        NaN where a row has none.
-    errors : list of str or None, length n_rows
-        Why an image of the row has no embedding.
-    hashes : list of lists of str, length n_rows
-        Of the bytes of the row's images.
+    blocks : dict of str to ImageBlock
+        By image column.
     """
 
     name: str
-    matrix: np.ndarray
-    errors: list[str | None]
-    hashes: list[list[str]]
+    blocks: dict[str, ImageBlock]
+
+    @property
+    def matrix(self) -> np.ndarray:
+        """Embeddings of the first image column; NaN where a row has none."""
+        return next(iter(self.blocks.values())).matrix
+
+    @property
+    def errors(self) -> list[str | None]:
+        """Why an image of the row, the first of those, has no embedding."""
+        per_row = zip(*(block.errors for block in self.blocks.values()), strict=True)
+        return [next(filter(None, errors), None) for errors in per_row]
 
 
 def find_store(
@@ -74,7 +80,9 @@ def find_store(
     return None
 
 
-def look_up(store: EmbeddingStore, name: str, frame: pd.DataFrame, column: str) -> Stored | None:
+def look_up(
+    store: EmbeddingStore, name: str, frame: pd.DataFrame, columns: Sequence[str]
+) -> Stored | None:
     """Return what a store has of the images of rows; None if it has nothing of them.
 
     Parameters
@@ -84,17 +92,19 @@ def look_up(store: EmbeddingStore, name: str, frame: pd.DataFrame, column: str) 
     name : str
         What the benchmark calls it.
     frame : DataFrame of n_rows
-        With the image column.
-    column : str
-        Of image names.
+        With the image columns.
+    columns : sequence of str
+        Those of image names.
     """
-    names = image_names(frame[column])
-    try:
-        key_of, _ = match_with_store(names, store, must_match=False)
-    except TwoStageError:
-        return None
-    block = image_block(column, names, store, key_of)
-    return Stored(name, block.matrix, block.errors, block.content_hashes)
+    blocks = {}
+    for column in columns:
+        names = image_names(frame[column])
+        try:
+            key_of, _ = match_with_store(names, store, must_match=False)
+        except TwoStageError:
+            continue
+        blocks[column] = image_block(column, names, store, key_of)
+    return Stored(name, blocks) if blocks else None
 
 
 def _check_same(store: EmbeddingStore, spec: dict[str, object], results: Path) -> EmbeddingStore:

@@ -2,7 +2,8 @@
 
 import base64
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from twostage.errors import ImageError
@@ -30,22 +31,23 @@ class Thumbnails:
         self._references: dict[str, Reference] = {}
         if folder is not None:
             self._references = find_images(folder, names)[0]
-        self._made: dict[str, str | None] = {}
+        self._made: dict[tuple[str, bool], str | None] = {}
 
     def of(self, name: str | None) -> str | None:
         """Return a picture as a data URI, cut square; None if its file is not there or damaged."""
-        if name is None:
-            return None
-        if name not in self._made:
-            self._made[name] = self._make(name)
-        return self._made[name]
+        return None if name is None else self._once(name, False)
 
-    @property
-    def n_bytes(self) -> int:
-        """Of all pictures made so far."""
-        return sum(len(uri) for uri in self._made.values() if uri)
+    def left_of(self, name: str) -> str | None:
+        """Return what can still be seen of a damaged file, as `of` does; None if nothing can."""
+        return self._once(name, True)
 
-    def _make(self, name: str) -> str | None:
+    def _once(self, name: str, is_damaged: bool) -> str | None:
+        key = (name, is_damaged)
+        if key not in self._made:
+            self._made[key] = self._make(*key)
+        return self._made[key]
+
+    def _make(self, name: str, is_damaged: bool) -> str | None:
         from PIL import Image
 
         reference = self._references.get(name)
@@ -55,9 +57,25 @@ class Thumbnails:
             return None
         try:
             data, _ = read_bytes(reference.path)
-            pixels, _, _ = decode(data, SIDE_PX, "crop")
+            with _truncated_files_read(is_damaged):
+                pixels, _, _ = decode(data, SIDE_PX, "crop")
         except ImageError:
             return None
+        if is_damaged and (pixels == pixels[0, 0]).all():
+            return None  # the decoder's filling
         sink = io.BytesIO()
         Image.fromarray(pixels).save(sink, "WEBP", quality=_QUALITY, method=4)
         return "data:image/webp;base64," + base64.b64encode(sink.getvalue()).decode("ascii")
+
+
+@contextmanager
+def _truncated_files_read(is_wanted: bool) -> Iterator[None]:
+    """Let Pillow give what it has decoded where a file ends early."""
+    from PIL import ImageFile
+
+    before = ImageFile.LOAD_TRUNCATED_IMAGES
+    ImageFile.LOAD_TRUNCATED_IMAGES = is_wanted
+    try:
+        yield
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = before

@@ -85,4 +85,6 @@ def plural(n: int, word: str) -> str:
 
 
 def _with_minus(text: str) -> str:
+    if not text.strip("-0."):  # no minus before zeros
+        text = text.removeprefix("-")
     return text.replace("-", "−")  # as wide as a plus

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from twostage.errors import UsageError
-from twostage.report.analysis import Analysis, analyse
+from twostage.report.analysis import MOST_ARMS, Analysis, analyse
 from twostage.report.evidence import predictions_of, read_evidence
 from twostage.report.gallery import Album
 from twostage.report.model_page import is_model, make_model_page
@@ -128,7 +128,8 @@ def _analyse(
 ) -> tuple[Analysis, Album]:
     evidence = read_evidence(results)
     ranked = evidence.ranked()
-    best = predictions_of(evidence, str(ranked["arm"].iloc[0]))
+    arms = [predictions_of(evidence, str(arm)) for arm in ranked["arm"].iloc[:MOST_ARMS]]
+    best = arms[0]
     columns = [name for name in evidence.settings.get("image_columns") or [] if name in best.frame]
     names = [str(name) for column in columns for name in best.frame[column].dropna()]
     pictures = Thumbnails(None if images is None else Path(images), names)
@@ -138,13 +139,13 @@ def _analyse(
     opened = find_store(evidence, name, store)
     stored: Stored | None = None
     if opened is not None and columns:
-        stored = look_up(opened, name, best.frame, columns[0])
+        stored = look_up(opened, name, best.frame, columns)
         if stored is None and store is not None:
             raise UsageError(
                 f"Store '{store}' holds no image of the benchmark's rows. Give the one that the "
                 "benchmark was run on."
             )
-    return analyse(evidence, ranked, best, stored), Album(best, columns, pictures)
+    return analyse(evidence, ranked, arms, stored), Album(best, columns, pictures)
 
 
 def _notes(analysis: Analysis, album: Album) -> list[str]:

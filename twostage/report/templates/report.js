@@ -25,3 +25,16 @@ for (const table of document.querySelectorAll("table.sortable")) {
     });
   });
 }
+
+const choices = [...document.querySelectorAll(".choice select")];
+for (const chosen of choices) {
+  chosen.closest(".choice").hidden = false;
+  chosen.addEventListener("change", () => {
+    const before = chosen.getBoundingClientRect().top;
+    for (const other of choices) other.value = chosen.value;
+    for (const panel of document.querySelectorAll("[data-arm]")) {
+      panel.hidden = panel.dataset.arm !== chosen.value;
+    }
+    scrollBy({top: chosen.getBoundingClientRect().top - before, behavior: "instant"});
+  });
+}
