@@ -17,8 +17,13 @@ _WHITE_IS_ZERO, _SEPARATE, _SIGNED = 0, 2, 2
 
 def check_layout(image: ImageFile) -> None:
     """Raise ImageError of an opened image that Pillow would decode to wrong pixels."""
+    if image.format != "TIFF":
+        return
+    right, bottom = (max(tile.extents[side] for tile in image.tile) for side in (2, 3))
+    if right < image.width or bottom < image.height:
+        raise ImageError("decode", "a damaged tiff: a part of the image is missing")
     is_separate = _tag(image, _PLANES) == _SEPARATE and 16 in (_tag(image, _BITS) or ())
-    if is_separate and any(tile[0] == "raw" for tile in image.tile):
+    if is_separate and any(tile.codec_name == "raw" for tile in image.tile):
         raise ImageError("decode", "uncompressed 16-bit tiff in separate planes")
 
 

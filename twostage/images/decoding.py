@@ -37,6 +37,7 @@ _LYING = tuple(_TURNS[orientation] for orientation in (5, 6, 7, 8))  # swap widt
 _HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
 _SCAN, _END_OF_IMAGE = b"\xff\xda", b"\xff\xd9"
 _MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")  # those that are not within a scan
+_OF_ONE_FILE = re.compile(r" \(\d+ bytes not processed\)")
 _MOST_SCANS = 100  # ten or so are usual
 _LARGE_PX = 50_000_000
 _ONE_LARGE = threading.Lock()  # a large image takes a gigabyte: never one per thread
@@ -132,7 +133,7 @@ def decode(
     except UnidentifiedImageError:
         raise ImageError("decode", _what_it_may_be(data)) from None
     except Exception as error:  # decoders raise whatever they like on damaged files
-        raise ImageError("decode", _reason(error)) from None
+        raise ImageError("decode", _reason(error, data)) from None
 
 
 def _decode(
@@ -223,15 +224,28 @@ def _what_it_may_be(data: bytes) -> str:
     """Say what the first bytes promise, of a file that Pillow opens as no image."""
     if data[4:8] == b"ftyp" and data[8:12] in _HEIC_BRANDS:
         return "heic, which the decoder does not know; save it as jpeg or avif"
+    promised = _promised_format(data)
+    if promised is None:
+        return "not an image, or of an unknown format"
+    return f"a damaged {promised}, or of a kind that the decoder does not know"
+
+
+def _promised_format(data: bytes) -> str | None:
+    Image.init()  # else Pillow knows a format only after a file of it
     for name in _FORMATS:
-        accepts = Image.OPEN[name][1]
+        accepts = Image.OPEN[name][1] if name in Image.OPEN else None
         if accepts is not None and accepts(data[:16]):
-            return f"a damaged {name.lower()}, or of a kind that the decoder does not know"
-    return "not an image, or of an unknown format"
+            return name.lower()
+    return None
 
 
-def _reason(error: Exception) -> str:
-    """Return what a decoder says; of errors that are not meant for people, that it is damaged."""
-    if isinstance(error, (OSError, ValueError, SyntaxError)) and str(error).strip():
-        return str(error).strip().splitlines()[0][:100].lower()
-    return f"damaged ({type(error).__name__})"
+def _reason(error: Exception, data: bytes) -> str:
+    """Return what a decoder says, without the numbers of the one file, and of which format."""
+    promised = _promised_format(data) or "image"
+    if (
+        not isinstance(error, (OSError, ValueError, SyntaxError, RuntimeError))
+        or not str(error).strip()
+    ):
+        return f"a damaged {promised} ({type(error).__name__})"
+    said = _OF_ONE_FILE.sub("", str(error).strip().splitlines()[0][:100]).lower()
+    return said if promised in said else f"{said} ({promised})"
