@@ -11,7 +11,7 @@ from twostage.errors import ImageError
 _GREY_STEPS = {"L;2": 85, "L;4": 17}  # of PNGs, in Pillow's words
 _WITH_ALPHA = ("RGBA", "LA", "PA", "RGBa", "La")
 _WHITES = (1, 255, 65_535, 2**31 - 1, 2**32 - 1)  # of numbers whose format does not say it
-_BITS, _PHOTOMETRIC, _PLANES, _SAMPLES = 258, 262, 284, 339  # TIFF tags
+_WIDTH, _HEIGHT, _BITS, _PHOTOMETRIC, _PLANES, _SAMPLES = 256, 257, 258, 262, 284, 339  # of TIFF
 _WHITE_IS_ZERO, _SEPARATE, _SIGNED = 0, 2, 2
 
 
@@ -19,8 +19,9 @@ def check_layout(image: ImageFile) -> None:
     """Raise ImageError of an opened image that Pillow would decode to wrong pixels."""
     if image.format != "TIFF":
         return
-    right, bottom = (max(tile.extents[side] for tile in image.tile) for side in (2, 3))
-    if right < image.width or bottom < image.height:
+    boxes = [tile.extents for tile in image.tile if tile.extents is not None]
+    right, bottom = (max(box[side] for box in boxes) for side in (2, 3))
+    if right < _tag(image, _WIDTH) or bottom < _tag(image, _HEIGHT):
         raise ImageError("decode", "a damaged tiff: a part of the image is missing")
     is_separate = _tag(image, _PLANES) == _SEPARATE and 16 in (_tag(image, _BITS) or ())
     if is_separate and any(tile.codec_name == "raw" for tile in image.tile):
