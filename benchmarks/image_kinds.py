@@ -63,10 +63,26 @@ def interlaced_png(pixels: np.ndarray) -> bytes:
     return _png((pixels.shape[1], pixels.shape[0]), 8, 2, 1, lines)
 
 
+def bomb(n_pixels: int, channels: int, bytes_each: int = 1) -> bytes:
+    """Return a small PNG of many pixels, all of them zero."""
+    side = int(n_pixels**0.5)
+    packer = zlib.compressobj(1)
+    row = bytes(1 + side * channels * bytes_each)
+    data = b"".join(packer.compress(row) for _ in range(side)) + packer.flush()
+    colour = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
+    return _png_of((side, side), 8 * bytes_each, colour, 0, data)
+
+
 def _png(
     size: Any, depth: int, colour: int, interlace: int, rows: Any, extra: bytes = b""
 ) -> bytes:
     data = zlib.compress(b"".join(b"\0" + bytes(row) for row in rows))
+    return _png_of(size, depth, colour, interlace, data, extra)
+
+
+def _png_of(
+    size: Any, depth: int, colour: int, interlace: int, data: bytes, extra: bytes = b""
+) -> bytes:
     header = struct.pack(">IIBBBBB", *size, depth, colour, 0, 0, interlace)
     chunks = _chunk(b"IHDR", header) + extra + _chunk(b"IDAT", data) + _chunk(b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + chunks

@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import click
-from image_kinds import kinds
+from image_kinds import bomb, kinds
 
 from twostage.errors import ImageError
 from twostage.images.decoding import decode
@@ -39,7 +39,10 @@ from twostage.pixels import MAX_PIXELS
 ARTIFACTS = Path(__file__).parents[1] / "artifacts"
 NUMBER, LIMIT_S, SIZE_PX = 10_000, 20.0, 224
 _PATIENCE = 15  # wall time for one second of a processor, on a busy machine
-BYTES_PER_PIXEL = 16  # of an image at the limit: deep grey, and the floats that scale it
+BYTES_PER_PIXEL = 20  # of an image at the limit, in all copies that its conversion takes
+BOMB_PIXELS = MAX_PIXELS // 4
+# Channels, and bytes of each; by how much they take, for a process tells its peak alone.
+BOMBS = {"grey": (1, 1), "colour": (3, 1), "16-bit grey": (1, 2), "alpha": (4, 1)}
 KINDS = {"read", "limit", "decode"}
 _ODD = (0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF)
 
@@ -140,6 +143,16 @@ def decode_all(first: int, last: int, seed: int) -> None:
         _tell({"outcome": outcome, "seconds": seconds, "peak_mb": _peak_mb()})
 
 
+def decode_bombs() -> None:
+    """Decode small files of very many pixels: what a child process does."""
+    for name, (channels, bytes_each) in BOMBS.items():
+        data = bomb(BOMB_PIXELS, channels, bytes_each)
+        started = time.process_time()
+        decode(data, SIZE_PX)
+        seconds = time.process_time() - started
+        _tell({"name": name, "bytes": len(data), "seconds": seconds, "peak_mb": _peak_mb()})
+
+
 def _files() -> dict[str, bytes]:
     found = kinds().items()
     return {f"{kind}: {name}": file.data for kind, files in found for name, file in files.items()}
@@ -159,10 +172,10 @@ def _peak_mb() -> float:
 class _Child:
     """A process that decodes, and its lines as they come."""
 
-    def __init__(self, first: int, last: int, seed: int):
-        command = [sys.executable, str(Path(__file__).resolve()), "--child"]
+    def __init__(self, *arguments: object):
+        command = [sys.executable, str(Path(__file__).resolve()), *map(str, arguments)]
         self.process = subprocess.Popen(
-            [*command, str(first), str(last), str(seed)],
+            command,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -204,7 +217,7 @@ def _records(number: int, seed: int, limit_s: float) -> Iterator[dict[str, Any]]
     """Yield what became of each image, whatever became of the processes."""
     first = 0
     while first < number:
-        child = _Child(first, number, seed)
+        child = _Child("--child", first, number, seed)
         current: dict[str, Any] | None = None
         outcome = ""
         try:
@@ -227,7 +240,28 @@ def _records(number: int, seed: int, limit_s: float) -> Iterator[dict[str, Any]]
             yield {"printed": child.printed}
 
 
-def run(number: int = NUMBER, seed: int = 0, limit_s: float = LIMIT_S) -> dict[str, Any]:
+def _bound_mb(n_pixels: int) -> float:
+    """Return what an image may take, and the process around it."""
+    return 200 + BYTES_PER_PIXEL * n_pixels / 2**20
+
+
+def _bombs(limit_s: float) -> list[dict[str, Any]]:
+    """Return what became of the largest images that are allowed."""
+    child = _Child("--bombs")
+    found = []
+    try:
+        while (line := child.line(_PATIENCE * limit_s)) is not None:
+            found.append(line)
+    finally:
+        child.end()
+    if len(found) < len(BOMBS):
+        raise click.ClickException(f"A bomb was not decoded: {child.printed[-2000:]}")
+    return found
+
+
+def run(
+    number: int = NUMBER, seed: int = 0, limit_s: float = LIMIT_S, with_bombs: bool = True
+) -> dict[str, Any]:
     """Decode mutated images in child processes, and count what becomes of them.
 
     Parameters
@@ -238,14 +272,16 @@ def run(number: int = NUMBER, seed: int = 0, limit_s: float = LIMIT_S) -> dict[s
         What decides them, with their number.
     limit_s : float
         Processor time of one image; more is a hang. Of wall time it gets much more.
+    with_bombs : bool
+        Whether to decode small files of very many pixels too: takes a gigabyte.
 
     Returns
     -------
     dict
         ``n``; ``n_decoded``; ``n_errors`` by kind; ``crashes``, ``hangs`` and ``unclassified``:
         the images with their numbers; ``slowest_s``, ``slowest``; ``peak_mb`` of a child and
-        ``bound_mb``, what an image at the limit may take; ``printed``: what native libraries wrote
-        to standard error; ``by_format``, ``by_mutation``, ``messages`` with counts; ``is_passed``.
+        ``bound_mb``, what an image at the limit may take; ``bombs``, each with its peak;
+        ``printed``: what native libraries wrote to standard error; ``by_format``, ``by_mutation``, ``messages`` with counts; ``is_passed``.
     """
     started = time.perf_counter()
     records, printed = [], []
@@ -254,6 +290,7 @@ def run(number: int = NUMBER, seed: int = 0, limit_s: float = LIMIT_S) -> dict[s
             printed.append(record["printed"])
         else:
             records.append(record)
+    bombs = _bombs(limit_s) if with_bombs else []
     outcomes = [record["outcome"] for record in records]
     errors = [text for text in outcomes if text.partition(":")[0] in KINDS]
     slowest = max(records, key=lambda record: record["seconds"])
@@ -272,7 +309,8 @@ def run(number: int = NUMBER, seed: int = 0, limit_s: float = LIMIT_S) -> dict[s
         "slowest": slowest,
         "limit_s": limit_s,
         "peak_mb": max(record.get("peak_mb", 0) for record in records),
-        "bound_mb": 500 + BYTES_PER_PIXEL * MAX_PIXELS / 2**20,
+        "bombs": bombs,
+        "bound_mb": _bound_mb(MAX_PIXELS),
         "printed": "".join(printed)[:2000],
         "by_format": _counted(records, lambda record: record["name"].partition(":")[0]),
         "by_mutation": _counted(records, lambda record: record["mutation"]),
@@ -281,9 +319,11 @@ def run(number: int = NUMBER, seed: int = 0, limit_s: float = LIMIT_S) -> dict[s
         "machine": f"{platform.machine()}, {platform.system()}",
         "versions": {name: version(name) for name in ("twostage", "pillow")},
     }
-    found["is_passed"] = not (found["crashes"] or found["hangs"] or found["unclassified"]) and bool(
-        found["peak_mb"] < found["bound_mb"]
+    is_small = found["peak_mb"] < found["bound_mb"] and all(
+        each["peak_mb"] < _bound_mb(BOMB_PIXELS) for each in bombs
     )
+    wrong = (*found["crashes"], *found["hangs"], *found["unclassified"])
+    found["is_passed"] = is_small and not wrong
     return found
 
 
@@ -313,8 +353,12 @@ def described(found: dict[str, Any]) -> str:
         f"{len(found['hangs'])}; errors that are not classified: {len(found['unclassified'])}",
         f"- the slowest took {found['slowest_s']:.2f} s ({found['slowest']['name']}, "
         f"{found['slowest']['mutation']}: {found['slowest']['outcome']})",
-        f"- the most memory of the process: {found['peak_mb']:,.0f} MB; an image of "
-        f"{found['max_pixels']:,} pixels may take {found['bound_mb']:,.0f} MB",
+        f"- the most memory of the process: {found['peak_mb']:,.0f} MB",
+        *(
+            f"- {each['name']}, {BOMB_PIXELS:,} pixels in {each['bytes']:,} bytes: "
+            f"{each['seconds']:.1f} s, {each['peak_mb']:,.0f} MB"
+            for each in found["bombs"]
+        ),
         "",
         "| kind | decoded | decode | limit |",
         "|---|---|---|---|",
@@ -330,15 +374,26 @@ def described(found: dict[str, Any]) -> str:
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--limit-s", type=float, default=LIMIT_S, show_default=True, help="Of one image.")
 @click.option("--folder", type=click.Path(path_type=Path), default=ARTIFACTS, show_default=True)
+@click.option("--with-bombs/--without-bombs", default=True, show_default=True)
+@click.option("--bombs", is_flag=True, hidden=True)
 @click.option("--child", type=int, nargs=3, hidden=True)
 def main(
-    number: int, seed: int, limit_s: float, folder: Path, child: tuple[int, int, int] | None
+    number: int,
+    seed: int,
+    limit_s: float,
+    folder: Path,
+    with_bombs: bool,
+    bombs: bool,
+    child: tuple[int, int, int] | None,
 ) -> None:
     """Mutate image files and decode them."""
+    if bombs:
+        decode_bombs()
+        return
     if child is not None:
         decode_all(*child)
         return
-    found = run(number, seed, limit_s)
+    found = run(number, seed, limit_s, with_bombs)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "torture_images.json").write_text(json.dumps(found, indent=1) + "\n")
     (folder / "torture_images.md").write_text(described(found))

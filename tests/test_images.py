@@ -1,8 +1,10 @@
 """Each row of the tables in docs/images.md: a right embedding, or a row with a classified error."""
 
+import json
 import os
 import re
 import struct
+import subprocess
 import sys
 import zlib
 from collections.abc import Callable, Iterator
@@ -20,7 +22,7 @@ from PIL import Image
 
 from twostage.backbones.spec import BackboneSpec
 from twostage.cli.main import main
-from twostage.errors import ImageError
+from twostage.errors import ImageError, ImagesError
 from twostage.extraction import extract
 from twostage.images.decoding import decode
 from twostage.store.store import EmbeddingStore
@@ -262,12 +264,26 @@ def as_a_user() -> Iterator[None]:
             os.seteuid(0)
 
 
-def unreadable_file(folder: Path) -> None:
-    (folder / "secret.jpg").write_bytes(kinds()["JPEG"]["colour"].data)
-    (folder / "secret.jpg").chmod(0)
+def unreadable_folder(folder: Path) -> None:
+    (folder / "secret").mkdir()
+    (folder / "secret").chmod(0)
+    open_to_all(folder)
+    with as_a_user(), pytest.raises(ImagesError, match=r"secret' can't be listed: Permission"):
+        run(folder)
+    (folder / "secret").chmod(0o700)
+
+
+def open_to_all(folder: Path) -> None:
+    """Let other users into a folder of this test."""
     for place in (folder, *folder.parents):
         if place.stat().st_uid == os.getuid() and len(place.parts) > 2:
             place.chmod(0o777)
+
+
+def unreadable_file(folder: Path) -> None:
+    (folder / "secret.jpg").write_bytes(kinds()["JPEG"]["colour"].data)
+    (folder / "secret.jpg").chmod(0)
+    open_to_all(folder)
     with as_a_user():
         found = run(folder)
     check_good(found)
@@ -341,6 +357,7 @@ HELD_BY: dict[str, Callable[[Path], None]] = {
     "Dangling link": dangling_link,
     "Looping link": looping_link,
     "Pipe or device": pipe_or_device,
+    "Unreadable folder": unreadable_folder,
     "Unreadable file": unreadable_file,
     "File that vanishes": vanishing_file,
     "Odd name": odd_name,
@@ -396,6 +413,12 @@ def test_the_limit_is_no_part_of_a_backbone() -> None:
     assert not [name for name in BackboneSpec.__dataclass_fields__ if "pixels" in name]
 
 
+def test_a_name_does_not_command_the_terminal(folder: Path, tmp_path: Path) -> None:
+    (folder / "\x1b[2J\x07.jpg").touch()
+    result = CliRunner().invoke(main, ["extract", str(folder), "-o", str(tmp_path / "store")])
+    assert r"first: '\x1b[2J\x07.jpg'" in result.output
+
+
 def test_the_command_line_has_the_limit(folder: Path, tmp_path: Path) -> None:
     Image.new("RGB", (300, 200), (9, 8, 7)).save(folder / "large.png")
     command = ["extract", str(folder), "-o", str(tmp_path / "store"), "--max-pixels", "20000"]
@@ -408,3 +431,18 @@ def test_the_command_line_has_the_limit(folder: Path, tmp_path: Path) -> None:
         said = " ".join(CliRunner().invoke(main, [name, "--help"]).output.split())
         assert "--max-pixels" in said, name
         assert "default: 200000000" in said, name
+
+
+@pytest.mark.slow
+def test_broken_images_neither_crash_nor_hang_nor_fill_the_memory(tmp_path: Path) -> None:
+    script = ROOT / "benchmarks" / "torture_images.py"
+    command = [sys.executable, str(script), "--number", "600", "--seed", "1", "--without-bombs"]
+    done = subprocess.run(
+        [*command, "--folder", str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads((tmp_path / "torture_images.json").read_text())
+    assert found["is_passed"]
+    assert found["n"] == 600
+    assert found["n_decoded"] > 60
+    assert found["n_errors"]["decode"] > 200

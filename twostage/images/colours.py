@@ -75,9 +75,12 @@ def _scaled(values: np.ndarray, white: int | None) -> np.ndarray:
     top = float(values.max(where=finite, initial=0))
     if white is None:
         white = next((usual for usual in _WHITES if top <= usual), int(top))
-    values = np.nan_to_num(values.astype(np.float32), nan=0, posinf=white, neginf=0)
+    scaled = values.astype(np.float32)  # then in place: the image may be large
+    np.nan_to_num(scaled, copy=False, nan=0, posinf=white, neginf=0)
     with np.errstate(over="ignore"):  # clipped just after
-        return np.clip(values * 255 / white, 0, 255).astype(np.uint8)
+        scaled *= 255
+    scaled /= white
+    return np.clip(scaled, 0, 255, out=scaled).astype(np.uint8)
 
 
 def _tag(image: Image.Image, number: int) -> Any:
