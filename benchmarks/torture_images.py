@@ -281,7 +281,8 @@ def run(
         ``n``; ``n_decoded``; ``n_errors`` by kind; ``crashes``, ``hangs`` and ``unclassified``:
         the images with their numbers; ``slowest_s``, ``slowest``; ``peak_mb`` of a child and
         ``bound_mb``, what an image at the limit may take; ``bombs``, each with its peak;
-        ``printed``: what native libraries wrote to standard error; ``by_format``, ``by_mutation``, ``messages`` with counts; ``is_passed``.
+        ``printed``: what native libraries wrote to standard error; ``by_format``,
+        ``by_mutation``, ``messages`` with counts; ``is_passed``.
     """
     started = time.perf_counter()
     records, printed = [], []
