@@ -208,6 +208,11 @@ def many_scans(folder: Path) -> None:
     last = data[data.rindex(b"\xff\xda") : -2]
     reason = "decode: a jpeg of more scans than any camera or program writes"
     check_errors(folder, {"a.jpg": data[:-2] + last * 100 + data[-2:]}, reason)
+    several = made().encoded(
+        made().picture(), "MPO", progressive=True, save_all=True, append_images=[made().picture()]
+    )
+    end = several.index(b"\xff\xd9\xff\xd8")
+    check_errors(folder, {"b.jpg": several[:end] + last * 100 + several[end:]}, reason)
     after_its_end = data + b"\xff\xda" * 200  # a film, say, that a phone writes behind
     assert np.array_equal(decode(after_its_end, 32)[0], decode(data, 32)[0])
 

@@ -76,7 +76,7 @@ def read_bytes(path: str | Path) -> tuple[bytes, os.stat_result]:
     Raises
     ------
     ImageError
-        Of kind ``read``, if the bytes can't be had.
+        Of kind ``read``, if the bytes can't be had; of kind ``limit``, if they fill the memory.
     """
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):  # to open a pipe would wait for ever
@@ -87,6 +87,8 @@ def read_bytes(path: str | Path) -> tuple[bytes, os.stat_result]:
         raise ImageError("read", "no such file") from None
     except ValueError:
         raise ImageError("read", "not a possible path") from None
+    except MemoryError:
+        raise ImageError("limit", "not enough memory") from None
     except OSError as error:
         raise ImageError("read", (error.strerror or str(error)).lower()) from None
 
@@ -166,7 +168,7 @@ def _check_costs(image: Image.Image, data: bytes, max_pixels: int) -> None:
         raise ImageError("decode", "an image without pixels")
     if n_pixels > max_pixels:
         raise ImageError("limit", f"{n_pixels:,} pixels; max-pixels allows {max_pixels:,}")
-    if image.format == "JPEG" and _has_too_many_scans(data):
+    if image.format in ("JPEG", "MPO") and _has_too_many_scans(data):
         raise ImageError("decode", "a jpeg of more scans than any camera or program writes")
 
 
