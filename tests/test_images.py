@@ -24,6 +24,7 @@ from twostage.backbones.spec import BackboneSpec
 from twostage.cli.main import main
 from twostage.errors import ImageError, ImagesError
 from twostage.extraction import extract
+from twostage.images import loading
 from twostage.images.decoding import decode
 from twostage.store.store import EmbeddingStore
 
@@ -192,14 +193,15 @@ def too_many_pixels(folder: Path) -> None:
 
 
 def too_large_a_file(folder: Path) -> None:
+    assert loading._LEAST_BYTES == 64 << 20
     with open(folder / "large.tif", "wb") as file:
-        file.truncate((1 << 26) + 1)  # without its blocks
-    found = run(folder, max_pixels=20_000)
+        file.truncate((1 << 20) + 1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loading, "_LEAST_BYTES", 1 << 20)
+        found = run(folder, max_pixels=20_000)
     check_good(found)
-    assert found["large.tif"] == (
-        None,
-        "limit: a file of 67,108,865 bytes; max-pixels allows 67,108,864",
-    )
+    limit = "limit: a file of 1,048,577 bytes; max-pixels allows 1,048,576"
+    assert found["large.tif"] == (None, limit)
     assert run(folder)["large.tif"][1] == "decode: not an image, or of an unknown format"
 
 
@@ -296,8 +298,6 @@ def unreadable_file(folder: Path) -> None:
 
 
 def vanishing_file(folder: Path) -> None:
-    from twostage.images import loading
-
     read_bytes = loading.read_bytes
 
     def read_when_gone(path: str) -> Any:
