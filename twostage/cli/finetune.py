@@ -12,6 +12,7 @@ from twostage.cli.options import (
     TUNING,
     backbone_options,
     class_weight_option,
+    decoding_options,
     image_col_option,
     json_option,
     quiet_option,
@@ -67,9 +68,7 @@ _OF_TUNING = (*TUNING, "batch_size", "class_weight", "precision", "random_state"
     "--batch-size", type=click.IntRange(1), default=32, show_default=True, help="Images to a step."
 )
 @class_weight_option
-@click.option(
-    "--workers", type=click.IntRange(1), help="Threads that decode; one per core by default."
-)
+@decoding_options
 @click.option(
     "--device",
     type=click.Choice(["auto", "cpu", "gpu"]),
@@ -127,6 +126,7 @@ def finetune(
             log_target=options["log_target"],
             backbone=BackboneSettings(**{name: options[name] for name in _OF_BACKBONE}),
             workers=options["workers"],
+            max_pixels=options["max_pixels"],
             device=options["device"],
             progress=progress(loaded),
             **how,

@@ -12,10 +12,13 @@ from twostage.errors import ImageError
 from twostage.fingerprint import hash_bytes
 from twostage.images.decoding import decode, read_bytes
 from twostage.images.references import Reference
+from twostage.pixels import MAX_PIXELS
 from twostage.throughput import StageClock
 
 # File systems may keep times to 2 s (FAT): a younger file may change again under the same time.
 UNSETTLED_NS = 2_000_000_000
+_BYTES_PER_PIXEL = 8  # 16 bits of red, green, blue and alpha, not compressed
+_LEAST_BYTES = 1 << 26
 
 
 @dataclass(frozen=True)
@@ -64,13 +67,24 @@ class ImageLoader:
         How many images may wait, decoded, for the backbone: bounds the memory.
     clock : StageClock
         What counts the time it takes.
+    max_pixels : int
+        Larger images are not decoded; files that such an image would not need are not read.
     """
 
-    def __init__(self, size_px: int, resize: str, n_threads: int, n_ahead: int, clock: StageClock):
+    def __init__(
+        self,
+        size_px: int,
+        resize: str,
+        n_threads: int,
+        n_ahead: int,
+        clock: StageClock,
+        max_pixels: int = MAX_PIXELS,
+    ):
         self._size_px = size_px
         self._resize = resize
         self._n_ahead = n_ahead
         self._clock = clock
+        self._max_pixels = max_pixels
         self._pool = ThreadPoolExecutor(n_threads, thread_name_prefix="twostage-decode")
 
     def __enter__(self) -> "ImageLoader":
@@ -98,6 +112,7 @@ class ImageLoader:
 
     def _load_one(self, reference: Reference, known: Container[str]) -> LoadedImage:
         try:
+            _check_size(reference, self._max_pixels)
             with self._clock.reading():
                 data, status = read_bytes(reference.path)
         except ImageError as error:
@@ -107,10 +122,19 @@ class ImageLoader:
         if content_hash in known:
             return LoadedImage(*facts)
         try:
-            pixels, width, height = decode(data, self._size_px, self._resize)
+            pixels, width, height = decode(data, self._size_px, self._resize, self._max_pixels)
         except ImageError as error:
             return LoadedImage(*facts, error=str(error))
         return LoadedImage(*facts, pixels=pixels, width=width, height=height)
+
+
+def _check_size(reference: Reference, max_pixels: int) -> None:
+    """Raise ImageError of a file that is larger than an image of so many pixels can be."""
+    most = max(_BYTES_PER_PIXEL * max_pixels, _LEAST_BYTES)
+    if reference.size_bytes is not None and reference.size_bytes > most:
+        raise ImageError(
+            "limit", f"a file of {reference.size_bytes:,} bytes; max-pixels allows {most:,}"
+        )
 
 
 def _settled(mtime_ns: int) -> int | None:

@@ -3,13 +3,18 @@
 import os
 import posixpath
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote_to_bytes
 
 from twostage.errors import ImagesError, UsageError, listed
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".avif")
+# HEIC too: a row says that it can't be read, where to pass it over would lose it silently.
+EXTENSIONS = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff"),
+    *(".avif", ".heic", ".heif"),
+)
 _PREFIX_TRIALS = 20
 
 
@@ -67,6 +72,12 @@ def list_images(folder: Path) -> list[Reference]:
             f"No images in '{folder}': no file below it ends in {', '.join(EXTENSIONS)}. "
             "Give the folder that holds them."
         )
+    for one, other in pairwise(references):
+        if one.image == other.image:
+            raise ImagesError(
+                f"Two files in '{folder}' would be '{one.image}' in a store: one name has these "
+                "letters, the other a byte that is no text. Rename one."
+            )
     return references
 
 
@@ -191,7 +202,10 @@ def _walk(folder: Path) -> Iterator[str]:
     while pending:
         below = pending.pop()
         here = os.path.join(folder, below)
-        stat = os.stat(here)
+        try:
+            stat = os.stat(here)
+        except FileNotFoundError:
+            continue  # gone meanwhile, and what was in it too
         if (stat.st_dev, stat.st_ino) in seen:
             continue
         seen.add((stat.st_dev, stat.st_ino))
