@@ -6,4 +6,5 @@ and new embeddings are never mixed.
 
 DECODER = "pillow, jpeg draft >= target, exif upright, alpha on white"
 RESIZE_FILTER = "bilinear, antialiased"
+PREPROCESSINGS = ("caffe", "tf", "torch", "unit", "none")
 RESIZE_POLICIES = ("crop", "squash", "pad")
