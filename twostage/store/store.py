@@ -187,6 +187,8 @@ class EmbeddingStore:
                         f"Part '{self.path / part}' was made by another backbone than the store "
                         "it lies in. Move it out of the folder."
                     )
+                if not file.schema_arrow.equals(self.schema):
+                    raise ValueError("its columns are not those of a store's part")
                 yield file
         except StoreError:
             raise
