@@ -16,18 +16,9 @@ import twostage
 PACKAGE = Path(twostage.__file__).parent
 # Floors from the ground up. Rooms of one floor do not import each other.
 FLOORS = [
-    ["errors", "fingerprint", "pixels", "folders", "throughput", "demo", "bootstrap"],
-    ["opening"],
-    [
-        "splits",
-        "weighted",
-        "targets",
-        "recipes",
-        "features",
-        "ridge",
-        "saving",
-        "seen",
-    ],
+    ["errors"],
+    ["opening", "fingerprint", "pixels", "folders", "throughput", "demo", "bootstrap"],
+    ["splits", "weighted", "targets", "recipes", "features", "ridge", "saving", "seen"],
     ["images", "backbones", "store", "table", "blocks", "heads", "executors", "metrics"],
     ["joins", "worker", "training", "intervals"],
     ["extraction", "rows", "labelled"],
