@@ -187,7 +187,7 @@ def test_a_pickle_inside_of_arrays_does_not_run(folders: Folders, mark: Path) ->
     refused(folders, "is damaged")
 
 
-@pytest.mark.parametrize("name", ["../../etc/passwd", "/etc/passwd", "member-0/../../it/x"])
+@pytest.mark.parametrize("name", ["../../etc/passwd", "/etc/passwd", "member-0/../x"])
 def test_a_record_that_names_a_file_outside_is_refused(folders: Folders, name: str) -> None:
     folders.change(lambda record: record["digests"].update({name: "0" * 32}))
     refused(folders, "outside itself" if "member" not in name else "lacks its file")
@@ -254,7 +254,7 @@ def test_a_record_of_other_types_or_sizes_is_refused(
     folders: Folders, change: Callable[[dict[str, Any]], Any]
 ) -> None:
     folders.change(change)
-    with pytest.raises((ModelError, BackboneError), match="damaged"):
+    with pytest.raises((ModelError, BackboneError), match=r"damaged|format version"):
         read_model(folders.model)
 
 
@@ -575,7 +575,7 @@ def test_a_checkpoint_that_is_a_pickle_does_not_run(tmp_path: Path, mark: Path) 
 
 def test_results_of_hostile_records_are_refused(tmp_path: Path, mark: Path) -> None:
     (tmp_path / "run.json").write_text('{"format_version": 1, "scores": 5}')
-    with pytest.raises(BenchmarkError, match=r"run\.json does not hold what it must"):
+    with pytest.raises(BenchmarkError, match=r"run\.json has no 'identity'"):
         read_evidence(tmp_path)
     (tmp_path / "run.json").write_bytes(pickle.dumps(Bomb(mark)))
     with pytest.raises(BenchmarkError, match=r"no readable run\.json"):
@@ -604,11 +604,12 @@ def test_json_has_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         read_json(tmp_path / "pipe")
 
 
-def test_archives_have_limits(tmp_path: Path) -> None:
+def test_archives_have_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "it.zip"
+    monkeypatch.setattr("twostage.opening.files._MOST_BYTES_OF_ZIP", 1000)
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("zeros", bytes(100_000_000))
-    with open(file, "rb") as opened, pytest.raises(ValueError, match="would unpack to 100,000,000"):
+        archive.writestr("zeros", bytes(100_000))
+    with open(file, "rb") as opened, pytest.raises(ValueError, match="would unpack to 100,000"):
         check_zip(opened)
     with zipfile.ZipFile(file, "w") as archive:
         archive.writestr("../out", b"")

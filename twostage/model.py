@@ -220,6 +220,8 @@ def _read_files(folder: Path, record: dict[str, Any], trusted: Sequence[str]) ->
     classes = _read_classes(record["classes"])
     task = Task(None if classes is None else len(classes), settings.random_state, settings.n_jobs)
     weights = checked(list[float], record["weights"], "weights")
+    if not np.isclose(sum(weights), 1):
+        raise ValueError(f"the members' weights add up to {sum(weights)}")
     members = [
         Member.load(folder / _MEMBER_FOLDER.format(number=number), task, trusted)
         for number in range(len(weights))

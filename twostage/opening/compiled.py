@@ -179,10 +179,18 @@ def _check_support_vectors(machine: Any) -> None:
     vectors, counts = machine.support_vectors_, np.asarray(machine._n_support)
     n_classes = len(counts)
     n_pairs = n_classes * (n_classes - 1) // 2
-    if machine.kernel == "precomputed" or machine._sparse:
+    if machine.kernel == "precomputed" or machine._sparse or "_impl" in vars(machine):
         raise ValueError("a support vector machine of other rows than a table's")
+    is_of_classes = machine._impl in ("c_svc", "nu_svc")  # of values, only the first count is one
+    n_vectors = counts.sum() if is_of_classes else counts[0]
+    if (
+        n_classes < 2
+        or (is_of_classes and (counts < 0).any())
+        or (n_classes > 2 and not is_of_classes)
+    ):
+        raise ValueError("a support vector machine of no classes")
     shapes = {
-        "support_vectors_": (int(counts.sum()), _n_features(machine)),
+        "support_vectors_": (int(n_vectors), _n_features(machine)),
         "support_": (len(vectors),),
         "_dual_coef_": (n_classes - 1, len(vectors)),
         "dual_coef_": (n_classes - 1, len(vectors)),
@@ -192,8 +200,6 @@ def _check_support_vectors(machine: Any) -> None:
     for name, shape in shapes.items():
         if np.shape(getattr(machine, name)) != shape:
             raise ValueError(f"{name} of a support vector machine is not of shape {shape}")
-    if n_classes < 2 or (counts < 0).any():
-        raise ValueError("a support vector machine of no classes")
     if any(len(getattr(machine, name)) not in (0, n_pairs) for name in ("_probA", "_probB")):
         raise ValueError("a support vector machine of other pairs of classes")
     if len(getattr(machine, "classes_", counts)) != n_classes:

@@ -162,9 +162,9 @@ def _n_in_group(group: Any) -> Iterator[int]:
 
 def _check_size(config: Any, n_stored: int) -> None:
     """Build a network without its weights; raise ValueError if it is larger than its file."""
-    import keras.src.backend.common.global_state as state
     from keras import StatelessScope
     from keras.saving import deserialize_keras_object
+    from keras.src.backend.common import global_state as state
 
     made_outside = state.get_global_attribute("uninitialized_variables", [])
     state.set_global_attribute("uninitialized_variables", [])
