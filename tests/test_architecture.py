@@ -84,6 +84,12 @@ def test_only_one_module_imports_keras_at_its_top() -> None:
     assert sorted(importers) == ["devices.py", "quiet_keras.py"]
 
 
+def test_what_others_may_have_made_is_opened_in_one_place() -> None:
+    opens = re.compile(r"np\.load\(|saving\.load_model|models import load_model|skops\.io\.load")
+    openers = [file.name for file in PACKAGE.rglob("*.py") if opens.search(file.read_text())]
+    assert sorted(openers) == ["files.py", "keras_file.py", "saving.py"]
+
+
 def test_no_module_opens_a_pickle() -> None:
     opens = re.compile(
         r"import (pickle|cloudpickle|dill)|pickle\.(loads?|Unpickler)"

@@ -185,6 +185,10 @@ def _external_data(group: h5py.Group) -> None:
     group.create_dataset("sly", (8,), "u1", external=[("/etc/passwd", 0, 8)])
 
 
+def _cycle(group: h5py.Group) -> None:
+    group["layers/sly"] = group["layers"]
+
+
 def _empty_claim(group: h5py.Group) -> None:
     group.create_dataset("sly", (10**12,), "f4", chunks=(10**6,))
 
@@ -195,6 +199,7 @@ def _empty_claim(group: h5py.Group) -> None:
         (_external_link, "'sly' in it leads elsewhere"),
         (_soft_link, "'sly' in it leads elsewhere"),
         (_external_data, "'sly' in it is no array of its own"),
+        (_cycle, "'sly' in it stands there twice"),
         (_empty_claim, "'sly' in it claims 4,000,000,000,000 bytes"),
     ],
 )

@@ -132,7 +132,8 @@ class ResultsFolder:
         try:
             record = read_json(self.path / RUN)
             version = record["format_version"]
-        except (OSError, ValueError, KeyError, TypeError):
+            checked(dict[str, Any], record.get("identity", {}), "identity")
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             raise BenchmarkError(
                 f"'{self.path}' holds no results: it has no readable {RUN}. Give a folder made by "
                 "'twostage benchmark'."

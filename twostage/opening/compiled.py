@@ -103,8 +103,8 @@ def _check_decision_tree(estimator: Any) -> None:
 def _check_ensemble(ensemble: Any) -> None:
     """Check that trees are as wide as what they are a part of: they are asked without a check."""
     chosen = getattr(ensemble, "estimators_features_", None)
-    members = list(np.asarray(ensemble.estimators_, object).ravel())
-    for number, member in enumerate(members):
+    members = ensemble.estimators_
+    for number, member in enumerate(members.ravel() if hasattr(members, "ravel") else members):
         if hasattr(member, "tree_"):
             width = _n_features(ensemble) if chosen is None else len(chosen[number])
             if _n_features(member) != width:

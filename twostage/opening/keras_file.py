@@ -135,14 +135,15 @@ def _n_numbers(opened: Any) -> int:
 
     try:
         with h5py.File(opened, "r") as file:
-            return sum(_n_in_group(file))
+            return sum(_n_in_group(file, set()))
     except ValueError:
         raise
     except Exception as error:  # HDF5 has errors of many types
         raise ValueError(_said_by(error)) from error
 
 
-def _n_in_group(group: Any) -> Iterator[int]:
+def _n_in_group(group: Any, met: set[int]) -> Iterator[int]:
+    """Yield how many numbers each array has that a group holds, and the groups in it hold."""
     import h5py
 
     for name in group:
@@ -150,8 +151,12 @@ def _n_in_group(group: Any) -> Iterator[int]:
         if not isinstance(link, h5py.HardLink):
             raise ValueError(f"'{name}' in it leads elsewhere")
         member = group[name]
+        address = h5py.h5o.get_info(member.id).addr
+        if address in met:  # groups of links to groups of links would take years to walk
+            raise ValueError(f"'{name}' in it stands there twice")
+        met.add(address)
         if isinstance(member, h5py.Group):
-            yield from _n_in_group(member)
+            yield from _n_in_group(member, met)
             continue
         if not isinstance(member, h5py.Dataset) or member.external or member.is_virtual:
             raise ValueError(f"'{name}' in it is no array of its own")
