@@ -32,7 +32,14 @@ from stores import write_store
 from twostage.backbones.spec import BackboneSpec
 from twostage.backbones.tuned import LinearTop, find_tuned
 from twostage.cli.main import main
-from twostage.errors import BackboneError, BenchmarkError, ModelError, StoreError, TwoStageError
+from twostage.errors import (
+    BackboneError,
+    BenchmarkError,
+    DataError,
+    ModelError,
+    StoreError,
+    TwoStageError,
+)
 from twostage.evaluation.results import ResultsFolder
 from twostage.fingerprint import hash_file, hash_json
 from twostage.fitted import FitSettings
@@ -47,6 +54,7 @@ from twostage.opening.records import checked
 from twostage.report.evidence import read_evidence
 from twostage.saving import dump, load
 from twostage.store.store import EmbeddingStore
+from twostage.table.files import read_table
 from twostage.targets import prepare_target
 from twostage.training.checkpoint import read_checkpoint
 
@@ -584,6 +592,14 @@ def test_results_of_hostile_records_are_refused(tmp_path: Path, mark: Path) -> N
     cell = tmp_path / "_cells" / "arm-000-repeat-000-fold-000.parquet"
     cell.write_bytes(pickle.dumps(Bomb(mark)))
     assert ResultsFolder(tmp_path).read_cell(0, 0, 0) is None
+
+
+@pytest.mark.parametrize("metadata", [b"[]", b"{}", b'{"index_columns": 5}', b"\xff"])
+def test_a_table_of_hostile_metadata_is_a_data_error(tmp_path: Path, metadata: bytes) -> None:
+    table = pa.table({"age": [1, 2]}).replace_schema_metadata({b"pandas": metadata})
+    pq.write_table(table, tmp_path / "table.parquet")
+    with pytest.raises(DataError, match="can't be read as a table"):
+        read_table(tmp_path / "table.parquet")
 
 
 # --- limits ---
