@@ -16,7 +16,17 @@ import twostage
 PACKAGE = Path(twostage.__file__).parent
 # Floors from the ground up. Rooms of one floor do not import each other.
 FLOORS = [
-    ["errors", "fingerprint", "pixels", "folders", "throughput", "demo", "bootstrap", "gradients"],
+    ["errors"],
+    [
+        "opening",
+        "fingerprint",
+        "pixels",
+        "folders",
+        "throughput",
+        "demo",
+        "bootstrap",
+        "gradients",
+    ],
     ["splits", "weighted", "targets", "recipes", "features", "ridge", "saving", "seen"],
     ["images", "backbones", "store", "table", "blocks", "heads", "executors", "metrics"],
     ["joins", "worker", "training", "intervals"],
@@ -81,6 +91,12 @@ def test_only_one_module_imports_keras_at_its_top() -> None:
         )
     ]
     assert sorted(importers) == ["devices.py", "quiet_keras.py"]
+
+
+def test_what_others_may_have_made_is_opened_in_one_place() -> None:
+    opens = re.compile(r"np\.load\(|saving\.load_model|models import load_model|skops\.io\.load")
+    openers = [file.name for file in PACKAGE.rglob("*.py") if opens.search(file.read_text())]
+    assert sorted(openers) == ["files.py", "keras_file.py", "saving.py"]
 
 
 def test_no_module_opens_a_pickle() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from stores import write_store
 
 from twostage.errors import ModelError, UsageError
 from twostage.fingerprint import hash_file, hash_json
@@ -155,7 +156,9 @@ def test_a_weights_file_goes_with_the_model(
 ) -> None:
     weights = tmp_path / "mine.weights.h5"
     weights.write_bytes(b"weights")
-    spec = {"weights": str(weights), "weights_file_hash": hash_file(weights)}
+    (tmp_path / "store").mkdir()
+    spec = write_store(tmp_path / "store", ["a.jpg"], np.zeros((1, 3))).spec
+    spec |= {"weights": str(weights), "weights_file_hash": hash_file(weights)}
     settings = FitSettings("dx", image_columns=("photo",))
     table = frame.drop(columns="price")
     model = fit_and_score(table, blocks, prepare_target(frame["dx"]), settings, spec)

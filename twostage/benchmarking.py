@@ -314,10 +314,15 @@ def _all_cells(
             counts = (len(done), len(order), was_there)
             progress(CellDone(cell.arm, cell.repeat, cell.fold, score, cell.fit_seconds, *counts))
 
+    n_classes = None if data.target.classes is None else len(data.target.classes)
     left = []
     for arm, fold in order:
         cell = folder.read_cell(number_of[arm.name], fold.repeat, fold.number)
-        if cell is None or not cell.is_enough(arm, n_permutations):
+        if (
+            cell is None
+            or not cell.is_of(arm, fold, n_classes)
+            or not cell.is_enough(arm, n_permutations)
+        ):
             left.append((arm, fold))
         else:
             take(cell, True)

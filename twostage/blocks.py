@@ -12,13 +12,16 @@ from typing import Any, Self
 import numpy as np
 from scipy.linalg import eigh
 
-from twostage.recipes import AUTO, Recipe
+from twostage.opening.files import read_arrays
+from twostage.opening.records import checked
+from twostage.recipes import AUTO, BLOCK_ENCODINGS, Recipe
 from twostage.ridge import Folds, is_untaught, linear, outputs_of, squared_errors, sums_by_fold
 
 _MAX_COMPONENTS = 256  # that a probe sees
 _CHUNK = 1024  # pieces that stay in the processor's cache
 _LARGEST_DEVIATION = 10.0
 _N_PENALTIES = 12
+_LARGEST_WIDTH = 1 << 20
 _FILE = "{name}.npz"
 NOTHING = ""
 
@@ -30,6 +33,16 @@ def auto_parts(n_rows: int, width: int) -> str:
     (fewer: components are); the probe's score helps in either case. See artifacts/accuracy.md.
     """
     return "raw+probe" if n_rows >= width else "pca+probe"
+
+
+@dataclass(frozen=True)
+class _Record:
+    """What is saved of a block beside its arrays; see `BlockEncoder`."""
+
+    parts: str
+    fills_missing: bool
+    n_components: int
+    has_arrays: bool
 
 
 @dataclass
@@ -144,13 +157,44 @@ class BlockEncoder:
         }
 
     @classmethod
-    def load(cls, folder: Path, name: str, record: dict[str, Any]) -> Self:
-        """Read what `save` wrote."""
-        arrays = {}
-        if record["has_arrays"]:
-            with np.load(folder / _FILE.format(name=name), allow_pickle=False) as file:
-                arrays = {key: file[key] for key in file}
-        return cls(record["parts"], record["fills_missing"], record["n_components"], arrays)
+    def load(cls, folder: Path, name: str, record: dict[str, Any], width: int) -> Self:
+        """Read what `save` wrote of a block of so many dimensions.
+
+        Raises
+        ------
+        ValueError
+            If the arrays are not of that width, or do not fit each other.
+        """
+        saved = checked(_Record, record, f"the record of {name}")
+        if not set(saved.parts.split("+")) <= {NOTHING, *BLOCK_ENCODINGS}:
+            raise ValueError(f"{name} has unknown parts, {saved.parts!r}")
+        if not 1 <= width <= _LARGEST_WIDTH:
+            raise ValueError(f"{name} has {width} dimensions")
+        arrays = read_arrays(folder / _FILE.format(name=name)) if saved.has_arrays else {}
+        encoder = cls(saved.parts, saved.fills_missing, saved.n_components, arrays)
+        encoder._check_arrays(width)
+        return encoder
+
+    def _check_arrays(self, width: int) -> None:
+        """Raise ValueError if there are other arrays than the parts need, or of other shapes."""
+        n = self.arrays["components"].shape[-1] if "components" in self.arrays else 0
+        n_outputs = self.arrays["probe"].shape[-1] if "probe" in self.arrays else 0
+        shapes = {"mean": (width,), "scale": (width,), "components": (width, n)}
+        shapes["probe"] = (n + 1, n_outputs)
+        for name in self._needed():
+            found = self.arrays[name].shape
+            if found != shapes[name]:
+                raise ValueError(f"the array '{name}' is of shape {found}, not {shapes[name]}")
+        if self.n_components < 0:
+            raise ValueError(f"a block has {self.n_components} components")
+
+    def _needed(self) -> list[str]:
+        has_components = self._has("pca") or self._has("probe")
+        return [
+            *(("mean", "scale") if self._needs_scale() else ()),
+            *(("components",) if has_components else ()),
+            *(("probe",) if self._has("probe") else ()),
+        ]
 
     def _has(self, part: str) -> bool:
         return part in self.parts.split("+")

@@ -1,6 +1,5 @@
 """From rows to a head's features, by its recipe: table columns, texts, vectors and embeddings."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,8 @@ from twostage.blocks import BlockEncoder
 from twostage.errors import DataError
 from twostage.features import Features
 from twostage.joins import ImageBlock, embedding_names
+from twostage.opening.files import read_json
+from twostage.opening.records import checked
 from twostage.recipes import Recipe
 from twostage.ridge import outputs_of
 from twostage.rows import TrainingRows
@@ -25,6 +26,16 @@ from twostage.table.vectors import vectors_in
 
 _RECORD = "encoding.json"
 _TABLE_FOLDER = "table"
+
+
+@dataclass(frozen=True)
+class _Record:
+    """What ``encoding.json`` holds; see `FeatureEncoder`."""
+
+    texts: list[str]
+    widths: dict[str, int]
+    counts: dict[str, str]
+    blocks: dict[str, dict[str, Any]]
 
 
 @dataclass
@@ -189,19 +200,21 @@ class FeatureEncoder:
     @classmethod
     def load(cls, folder: Path) -> Self:
         """Read what `save` wrote."""
-        record = json.loads((folder / _RECORD).read_text())
+        record = checked(_Record, read_json(folder / _RECORD), _RECORD)
+        if list(record.widths) != list(record.blocks):
+            raise ValueError(f"{_RECORD} has widths of other columns than it has blocks of")
         return cls(
             TableEncoder.load(folder / _TABLE_FOLDER),
             {
                 name: TextEncoder.load(folder, f"text-{number}")
-                for number, name in enumerate(record["texts"])
+                for number, name in enumerate(record.texts)
             },
-            record["widths"],
+            record.widths,
             {
-                name: BlockEncoder.load(folder, f"block-{number}", saved)
-                for number, (name, saved) in enumerate(record["blocks"].items())
+                name: BlockEncoder.load(folder, f"block-{number}", saved, record.widths[name])
+                for number, (name, saved) in enumerate(record.blocks.items())
             },
-            record["counts"],
+            record.counts,
         )
 
 

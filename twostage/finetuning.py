@@ -25,7 +25,7 @@ from twostage.backbones.devices import DEVICES, choose_device
 from twostage.backbones.lazy import LazyBackbone
 from twostage.backbones.spec import BackboneSettings
 from twostage.backbones.tuned import HISTORY, PLOT, LinearTop, check_destination, write_tuned
-from twostage.errors import DataError, FinetuningError, UsageError
+from twostage.errors import DataError, FinetuningError, UsageError, first_line
 from twostage.fingerprint import hash_json
 from twostage.labelled import LabelledImages, load_labelled
 from twostage.metrics import main_score
@@ -520,7 +520,7 @@ def _run_epochs(
         _check_same(kept.asked, asked, workspace)
         history, best = [dict(row) for row in kept.history], list(kept.best)
         trainer.prepare(len(history) - 2)
-        trainer.restore(kept.state)
+        _restore(trainer, kept, workspace)
         log.info("Going on after epoch %d of %d ...", len(history) - 1, how.epochs)
     while len(history) <= how.epochs:
         n_worse = len(history) - 1 - _best_epoch(history)
@@ -535,6 +535,21 @@ def _run_epochs(
             best = trainer.weights()
         write_checkpoint(workspace, Checkpoint(asked, history, trainer.state(), best))
     return history, best, stopped
+
+
+def _restore(trainer: "Trainer", kept: Checkpoint, workspace: Path) -> None:
+    """Take a checkpoint up, or raise FinetuningError if it does not fit."""
+    try:
+        trainer.restore(kept.state)
+        _best_epoch(kept.history)
+        shapes, own = ([array.shape for array in some] for some in (kept.best, trainer.weights()))
+        if shapes != own:
+            raise ValueError("other arrays than the network has")
+    except Exception as error:  # each backend has its own for arrays that do not fit
+        raise FinetuningError(
+            f"The checkpoint in '{workspace}' does not fit the network ({first_line(error)}). "
+            "Delete that folder to begin anew."
+        ) from error
 
 
 def _run_epoch(

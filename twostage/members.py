@@ -1,9 +1,9 @@
 """A member of a fitted model: a head, and the encoder of the features that its recipe asks for."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,8 +12,11 @@ from threadpoolctl import threadpool_limits
 
 from twostage.encoding import FeatureEncoder
 from twostage.errors import DataError
+from twostage.features import Features
 from twostage.heads import Head, Task, head_class, name_of
 from twostage.joins import ImageBlock
+from twostage.opening.files import read_json
+from twostage.opening.records import checked
 from twostage.recipes import Recipe
 from twostage.rows import TrainingRows
 from twostage.saving import to_json
@@ -21,6 +24,14 @@ from twostage.table.roles import Column
 
 _MIN_CELLS_FOR_THREADS = 20_000_000
 _RECORD = "member.json"
+
+
+@dataclass(frozen=True)
+class _Record:
+    """What ``member.json`` holds: the head's name, and what it was made with."""
+
+    head: str
+    parameters: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -83,7 +94,16 @@ class Member:
         float64 array of shape (n_rows,) or (n_rows, n_classes)
             Values, or class probabilities.
         """
-        features = self.encoder.transform(frame, images)
+        return self._predict(self.encoder.transform(frame, images))
+
+    def check_codes(self, frame: pd.DataFrame, images: Mapping[str, ImageBlock]) -> None:
+        """Predict rows of the last categories: a head that does not know them raises something."""
+        encoded = self.encoder.transform(frame, images)
+        last = np.array(encoded.cardinalities, np.int32) - 1
+        codes = np.tile(last, (len(encoded), 1))
+        self._predict(Features(encoded.table, codes, encoded.cardinalities, encoded.blocks))
+
+    def _predict(self, features: Features) -> np.ndarray:
         if self.head.task_.is_classification:
             return np.asarray(self.head.predict_proba(features), np.float64)
         return np.asarray(self.head.predict(features), np.float64)
@@ -98,6 +118,7 @@ class Member:
     @classmethod
     def load(cls, folder: Path, task: Task, trusted: Sequence[str] = ()) -> "Member":
         """Read what `save` wrote; see `Head.load`."""
-        record = json.loads((folder / _RECORD).read_text())
-        head = head_class(record["head"])(**record["parameters"])
+        record = checked(_Record, read_json(folder / _RECORD), _RECORD)
+        head = head_class(record.head)(**record.parameters)
+        head.check_parameters()
         return cls(FeatureEncoder.load(folder), head.load(folder, task, trusted))

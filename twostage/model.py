@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import version
@@ -12,19 +13,24 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
+from twostage.backbones.spec import BackboneSpec
 from twostage.backbones.tuned import TunedBackbone, files_beside
-from twostage.errors import ModelError, UsageError
+from twostage.errors import BackboneError, ModelError, UsageError
 from twostage.fingerprint import hash_file, hash_json
 from twostage.fitted import FitSettings, FittedModel, Holdout
 from twostage.folders import put_in_place
 from twostage.heads import HEADS, OWN_ESTIMATOR, Blend, Task, head_class
+from twostage.joins import ImageBlock
 from twostage.members import Member
-from twostage.metrics import Score
+from twostage.opening.files import read_json
+from twostage.opening.records import checked
 from twostage.saving import to_json
 from twostage.seen import SeenRows
 from twostage.staged import AnyModel, Scorer, StagedModel, StagingSettings
-from twostage.table.roles import Column, RoleOverrides
+from twostage.table.roles import Column
 
 PathLike = str | os.PathLike[str]
 SCHEMA_VERSION = 3
@@ -36,6 +42,12 @@ _BACKBONE_FOLDER = "backbone"
 _MEMBER_FOLDER = "member-{number}"
 _PART_FOLDER = "part-{number}"  # of a staged model: a model in itself
 _SCORER_FOLDER = "scorer-{number}"
+_LARGEST_DIM = 1 << 20
+_TYPES_OF_RECORD = {
+    "content_hash": pa.list_(pa.string()),
+    "group": pa.string(),
+    "row_digest": pa.string(),
+}
 _RECORDED_LIBRARIES = (
     "twostage",
     "scikit-learn",
@@ -148,7 +160,9 @@ def _read_any(folder: Path, trusted: Sequence[str]) -> AnyModel:
         if "staging" in record:
             return _read_staged(folder, record, trusted)
         return _read_files(folder, record, trusted)
-    except (KeyError, TypeError, ValueError, AttributeError, OSError) as error:
+    except (ModelError, BackboneError):
+        raise
+    except Exception as error:  # records of any content, read by libraries of any kind
         raise ModelError(
             f"Model '{folder}' is damaged: its {RECORD} does not fit its files "
             f"({type(error).__name__}: {error}). Copy it again, or refit."
@@ -157,63 +171,136 @@ def _read_any(folder: Path, trusted: Sequence[str]) -> AnyModel:
 
 def _read_staged(folder: Path, record: dict[str, Any], trusted: Sequence[str]) -> StagedModel:
     parts = []
-    for number in range(record["n_parts"]):
+    for number in range(checked(int, record["n_parts"], "n_parts")):
         part = _read_any(folder / _PART_FOLDER.format(number=number), trusted)
         if not isinstance(part, FittedModel):
             raise ModelError(f"Model '{folder}' is damaged: it holds models of models. Refit.")
         parts.append(part)
     scorers = []
-    for number, spec in enumerate(record["scorers"]):
+    for number, saved in enumerate(record["scorers"]):
         subfolder = folder / _SCORER_FOLDER.format(number=number)
         tuned = TunedBackbone.in_folder(subfolder / _BACKBONE_FOLDER)
+        spec = BackboneSpec.from_dict(saved, folder).to_dict()
         scorers.append(Scorer(spec | {"weights": str(tuned.network.resolve())}, tuned.top()))
-    return StagedModel(
-        settings=replace(parts[0].settings, allow_seen=record["allow_seen"]),
+    model = StagedModel(
+        settings=replace(parts[0].settings, allow_seen=checked(bool, record["allow_seen"])),
         classes=parts[0].classes,
-        staging=StagingSettings.chosen(record["mode"], record["staging"], {}),
-        parent=record["parent"],
-        columns=[Column(**column) for column in record["columns"]],
+        staging=_read_staging(record),
+        parent=BackboneSpec.from_dict(record["parent"], folder).to_dict(),
+        columns=checked(list[Column], record["columns"], "columns"),
         parts=parts,
-        n_tuned=record["n_tuned"],
-        n_rows=record["n_rows"],
-        trained_on=pd.read_parquet(folder / _TRAINED_ON),
+        n_tuned=checked(list[int], record["n_tuned"], "n_tuned"),
+        n_rows=checked(int, record["n_rows"], "n_rows"),
+        trained_on=_read_trained_on(folder),
         seen=SeenRows.read(folder / _SEEN),
         scorers=scorers,
-        score_names=record["score_names"],
-        holdout=_read_holdout(record["holdout"]),
-        n_seen=record["n_seen"],
+        score_names=checked(dict[str, list[str]], record["score_names"], "score_names"),
+        holdout=checked(Holdout | None, record["holdout"], "holdout"),
+        n_seen=checked(int, record["n_seen"], "n_seen"),
     )
+    _check_that_it_predicts(model)
+    return model
+
+
+def _read_staging(record: Mapping[str, Any]) -> StagingSettings:
+    """Return how backbones were tuned, each setting of the type that it has to be."""
+    options = dict(record["staging"])
+    of_splits = {name: options.pop(name) for name in ("share", "n_folds")}
+    own = {"mode": record["mode"], "tuning": options, **of_splits}
+    staging: StagingSettings = checked(StagingSettings, own, "staging")
+    return staging
 
 
 def _read_files(folder: Path, record: dict[str, Any], trusted: Sequence[str]) -> FittedModel:
-    classes = record["classes"]
-    asked = record["settings"]
-    roles = RoleOverrides(**_tuples(asked.pop("roles")))
-    if not set(asked["head"].split("+")) <= {*HEADS, OWN_ESTIMATOR}:
-        raise ModelError(f"Model '{folder}' is damaged: it has a head '{asked['head']}'. Refit.")
-    task = Task(
-        None if classes is None else len(classes["labels"]), asked["random_state"], asked["n_jobs"]
-    )
+    asked = dict(record["settings"])
+    heads = asked.pop("heads")
+    settings: FitSettings = checked(FitSettings, asked, "settings")
+    if not set(str(settings.head).split("+")) <= {*HEADS, OWN_ESTIMATOR}:
+        raise ModelError(f"Model '{folder}' is damaged: it has a head '{settings.head}'. Refit.")
+    classes = _read_classes(record["classes"])
+    task = Task(None if classes is None else len(classes), settings.random_state, settings.n_jobs)
+    weights = checked(list[float], record["weights"], "weights")
+    if not np.isclose(sum(weights), 1):
+        raise ValueError(f"the members' weights add up to {sum(weights)}")
     members = [
         Member.load(folder / _MEMBER_FOLDER.format(number=number), task, trusted)
-        for number in range(len(record["weights"]))
+        for number in range(len(weights))
     ]
-    asked["head"] = _asked_head(asked.pop("heads"), asked["head"], members)
-    if isinstance(asked["class_weight"], list):
-        asked["class_weight"] = dict(asked["class_weight"])
-    return FittedModel(
-        settings=FitSettings(**_tuples(asked), roles=roles),
-        classes=None if classes is None else np.array(classes["labels"], classes["dtype"]),
-        columns=[Column(**column) for column in record["columns"]],
-        members=members,
-        weights=[float(weight) for weight in record["weights"]],
-        dims=record["dims"],
-        n_rows=record["n_rows"],
-        trained_on=pd.read_parquet(folder / _TRAINED_ON),
-        backbone=_located_backbone(folder, record["backbone"]),
-        holdout=_read_holdout(record["holdout"]),
-        n_seen=record["n_seen"],
+    by_class = settings.class_weight
+    settings = replace(
+        settings,
+        head=_asked_head(heads, str(settings.head), members),
+        class_weight=dict(by_class) if isinstance(by_class, list) else by_class,
     )
+    model = FittedModel(
+        settings=settings,
+        classes=classes,
+        columns=checked(list[Column], record["columns"], "columns"),
+        members=members,
+        weights=weights,
+        dims=_read_dims(record["dims"]),
+        n_rows=checked(int, record["n_rows"], "n_rows"),
+        trained_on=_read_trained_on(folder),
+        backbone=_read_backbone(folder, record["backbone"]),
+        holdout=checked(Holdout | None, record["holdout"], "holdout"),
+        n_seen=checked(int, record["n_seen"], "n_seen"),
+    )
+    _check_that_it_predicts(model)
+    return model
+
+
+def _check_that_it_predicts(model: AnyModel) -> None:
+    """Predict rows of nothing: what does not fit together shows here, not after hours of embedding.
+
+    Raises
+    ------
+    Exception
+        Whatever comes of it.
+    """
+    frame = pd.DataFrame({name: [np.nan, np.nan] for name in model.table_columns})
+    blocks = {name: _two_images(name, dim) for name, dim in model.dims.items()}
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")
+        is_staged = isinstance(model, StagedModel)
+        seen: Any = [blocks] * len(model.backbones) if is_staged else blocks
+        outputs = model.outputs(frame, seen)
+        for part in model.parts:
+            for member in part.members:
+                member.check_codes(frame, blocks)
+    wanted = (2,) if model.classes is None else (2, len(model.classes))
+    if outputs.shape != wanted:
+        raise ValueError(f"it predicts an array of shape {outputs.shape}, not {wanted}")
+
+
+def _two_images(column: str, dim: int) -> ImageBlock:
+    """Return the block of a row with an image of zeros, and a row without one."""
+    matrix = np.stack([np.zeros(dim, np.float32), np.full(dim, np.nan, np.float32)])
+    return ImageBlock(column, matrix, np.array([1, 0]), [None, None], [[], []])
+
+
+def _read_classes(record: Any) -> np.ndarray | None:
+    if record is None:
+        return None
+    labels = checked(list[str] | list[bool] | list[int] | list[float], record["labels"], "classes")
+    dtype = np.dtype(checked(str, record["dtype"], "the type of classes"))
+    if dtype.kind not in "biufU" or len(set(labels)) < len(labels) or len(labels) < 2:
+        raise ValueError(f"classes of type {dtype} are no classes")
+    return np.array(labels) if dtype.kind == "U" else np.array(labels, dtype)
+
+
+def _read_dims(record: Any) -> dict[str, int]:
+    dims: dict[str, int] = checked(dict[str, int], record, "dims")
+    for name, dim in dims.items():
+        if not 1 <= dim <= _LARGEST_DIM:
+            raise ValueError(f"embeddings of '{name}' have {dim} numbers")
+    return dims
+
+
+def _read_trained_on(folder: Path) -> pd.DataFrame:
+    """Read the record of training rows, of these columns and types and no others."""
+    table = pq.read_table(folder / _TRAINED_ON, columns=list(_TYPES_OF_RECORD))
+    frame: pd.DataFrame = table.cast(pa.schema(_TYPES_OF_RECORD)).to_pandas()
+    return frame
 
 
 def _asked_head(asked: Sequence[dict[str, Any]], name: str, members: Sequence[Member]) -> Any:
@@ -339,8 +426,11 @@ def _with_weights_file(
     return backbone | {"weights": inside.as_posix()}, []
 
 
-def _located_backbone(folder: Path, backbone: dict[str, Any] | None) -> dict[str, Any] | None:
-    if backbone is None or backbone["weights_file_hash"] is None or not _is_inside(backbone):
+def _read_backbone(folder: Path, record: Any) -> dict[str, Any] | None:
+    if record is None:
+        return None
+    backbone = BackboneSpec.from_dict(record, folder).to_dict()
+    if backbone["weights_file_hash"] is None or not _is_inside(backbone):
         return backbone
     return backbone | {"weights": str((folder / backbone["weights"]).resolve())}
 
@@ -366,7 +456,7 @@ def _digests(folder: Path) -> dict[str, str]:
 
 def _read_record(folder: Path) -> dict[str, Any]:
     try:
-        record = json.loads((folder / RECORD).read_text())
+        record = read_json(folder / RECORD)
         found = record["schema_version"]
     except (OSError, ValueError, KeyError, TypeError):
         raise ModelError(
@@ -384,20 +474,21 @@ def _read_record(folder: Path) -> dict[str, Any]:
 
 
 def _check_files(folder: Path, record: Mapping[str, Any]) -> None:
-    """Compare every file that will be read with its digest, and read none outside the folder."""
-    digests = record["digests"]
-    needed = [_TRAINED_ON]
-    if "staging" in record:
-        needed.append(_SEEN)
-        needed += [path.relative_to(folder).as_posix() for path in _files_in(folder)]
-        needed.remove(RECORD)
+    """Compare every file that may be read with its digest, and read none outside the folder."""
+    digests = checked(dict[str, str], record["digests"], "digests")
+    for path in folder.rglob("*"):
+        if path.is_symlink():  # what it leads to is in no digest, and may be anywhere
+            raise ModelError(
+                f"Model '{folder}' has a link, '{path.relative_to(folder)}', where its own file "
+                "must be. Copy the model with the files themselves: cp -rL."
+            )
+    lie_deeper = [path for path in _files_in(folder) if path.parent != folder]
+    needed = {_TRAINED_ON, *digests, *(path.relative_to(folder).as_posix() for path in lie_deeper)}
+    needed |= {_SEEN} if "staging" in record else set()
     backbone = record.get("backbone") or {}
-    for number in range(len(record.get("weights", ()))):
-        subfolder = folder / _MEMBER_FOLDER.format(number=number)
-        needed += [path.relative_to(folder).as_posix() for path in _files_in(subfolder)]
     if backbone.get("weights_file_hash") is not None and _is_inside(backbone):
-        needed.append(backbone["weights"])
-    for name in {*needed, *digests}:
+        needed.add(backbone["weights"])
+    for name in sorted(needed):
         file = folder / name
         if not file.resolve().is_relative_to(folder.resolve()):
             raise ModelError(f"Model '{folder}' names a file outside itself: '{name}'. Refit.")
@@ -408,15 +499,3 @@ def _check_files(folder: Path, record: Mapping[str, Any]) -> None:
                 f"File '{name}' of model '{folder}' is not the one that was saved: its digest "
                 "differs. Copy the model again, or refit."
             )
-
-
-def _read_holdout(record: dict[str, Any] | None) -> Holdout | None:
-    if record is None:
-        return None
-    scores = {name: Score(**score) for name, score in record.pop("scores").items()}
-    return Holdout(**record, scores=scores)
-
-
-def _tuples(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Turn JSON's lists back into tuples."""
-    return {key: tuple(v) if isinstance(v, list) else v for key, v in record.items()}

@@ -7,5 +7,6 @@ decoded, never how.
 
 DECODER = "pillow, jpeg draft >= target, exif upright, alpha on white, deep scaled to its white"
 RESIZE_FILTER = "bilinear, antialiased"
+PREPROCESSINGS = ("caffe", "tf", "torch", "unit", "none")
 RESIZE_POLICIES = ("crop", "squash", "pad")
 MAX_PIXELS = 200_000_000  # what the largest sensors of phones give

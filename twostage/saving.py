@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from zipfile import ZIP_DEFLATED, BadZipFile
@@ -11,7 +11,10 @@ import numpy as np
 import skops.io
 
 from twostage.errors import ModelError, listed
+from twostage.opening.compiled import check_objects, check_schema
+from twostage.opening.files import check_zip, parse_json
 
+_SCHEMA = "schema.json"  # of a skops file
 # What skops does not trust by itself, and common estimators consist of: holders of numbers, and
 # functions of arrays. None runs code that a file brings. Exact names, never a module or a prefix.
 TRUSTED = (
@@ -93,9 +96,9 @@ def dump(learned: Any, file: Path, trusted: Sequence[str] = ()) -> None:
     """
     try:
         data = skops.io.dumps(learned, compression=ZIP_DEFLATED, compresslevel=1)
-        unknown = _unknown(skops.io.get_untrusted_types(data=data), trusted)
+        unknown = _unknown_in(data, trusted)
         if not unknown:
-            skops.io.loads(data, trusted=[*TRUSTED, *trusted])
+            _loaded(data, trusted)
     except Exception as error:  # skops runs code of the estimator's authors: anything may come
         raise ModelError(
             f"The model can't be saved without a pickle: {type(learned).__name__}, for "
@@ -128,15 +131,14 @@ def load(file: Path, trusted: Sequence[str] = ()) -> Any:
     """
     data = file.read_bytes()
     try:
-        unknown = _unknown(skops.io.get_untrusted_types(file=io.BytesIO(data)), trusted)
+        unknown = _unknown_in(data, trusted)
         if not unknown:
-            return skops.io.loads(data, trusted=[*TRUSTED, *trusted])
-    except Exception as error:
-        hint = (
-            "Copy the model again, or refit."
-            if isinstance(error, BadZipFile)
-            else "Install the versions that the model's record names, or refit."
-        )
+            return _loaded(data, trusted)
+    except Exception as error:  # skops and scikit-learn make sense of what may be anything
+        is_damaged = isinstance(error, (BadZipFile, ValueError))
+        hint = "Copy the model again, or refit."
+        if not is_damaged:
+            hint = "Install the versions that the model's record names, or refit."
         raise ModelError(
             f"'{file}' can't be read ({type(error).__name__}: {error}). {hint}"
         ) from error
@@ -146,5 +148,15 @@ def load(file: Path, trusted: Sequence[str] = ()) -> Any:
     )
 
 
-def _unknown(untrusted_by_skops: Iterable[str], trusted: Sequence[str]) -> list[str]:
-    return sorted(set(untrusted_by_skops) - {*TRUSTED, *trusted})
+def _unknown_in(data: bytes, trusted: Sequence[str]) -> list[str]:
+    """Return the types in a skops file that nobody trusts; no code of it has run by then."""
+    with check_zip(io.BytesIO(data)) as archive:
+        check_schema(parse_json(archive.read(_SCHEMA)))
+    return sorted(set(skops.io.get_untrusted_types(data=data)) - {*TRUSTED, *trusted})
+
+
+def _loaded(data: bytes, trusted: Sequence[str]) -> Any:
+    """Return what a skops file of trusted types holds, if compiled code can follow it."""
+    learned = skops.io.loads(data, trusted=[*TRUSTED, *trusted])
+    check_objects(learned)
+    return learned

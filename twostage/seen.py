@@ -14,7 +14,10 @@ import pyarrow.parquet as pq
 
 from twostage.errors import BackboneError
 from twostage.fingerprint import hash_json
+from twostage.opening.files import parse_json
+from twostage.opening.records import checked
 
+_SCHEMA = pa.schema({"content_hash": pa.string(), "group": pa.string()})
 _GROUP_COLUMN = b"twostage.group_column"
 
 
@@ -106,11 +109,12 @@ class SeenRows:
         if not file.is_file():
             return cls(is_known=False)
         try:
-            table = pq.read_table(file)
-            column = json.loads((table.schema.metadata or {})[_GROUP_COLUMN])
-            hashes, groups = (table[name].drop_null() for name in ("content_hash", "group"))
+            table = pq.read_table(file, schema=_SCHEMA)
+            metadata = pq.read_schema(file).metadata or {}
+            column = checked(str | None, parse_json(metadata[_GROUP_COLUMN]), "its group column")
+            hashes, groups = (table[name].drop_null() for name in _SCHEMA.names)
             return cls(frozenset(hashes.to_pylist()), frozenset(groups.to_pylist()), column)
-        except (pa.ArrowException, OSError, KeyError, ValueError, TypeError) as error:
+        except Exception as error:  # of damaged files, pyarrow raises almost anything
             raise BackboneError(
                 f"'{file}', which says what the backbone was trained on, can't be read "
                 f"({type(error).__name__}). Copy the backbone's folder again; without the file, "

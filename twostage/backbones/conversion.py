@@ -53,7 +53,7 @@ def find_converted(settings: BackboneSettings) -> Converted | None:
         record = json.loads((folder / _RECORD).read_text())
         is_current = record["files"] == _digests(folder) and not _changed(record["sources"])
         spec = BackboneSpec.from_dict(record["spec"], folder)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, BackboneError):
         return None
     return Converted(spec, folder) if is_current else None
 

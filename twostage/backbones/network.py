@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import sqrt
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from twostage.backbones.spec import PENULTIMATE, BackboneSettings, BackboneSpec
 from twostage.backbones.trunk import EMBEDDING, Trunk, as_vector
 from twostage.errors import BackboneError, UsageError, did_you_mean, first_line
 from twostage.fingerprint import hash_file, hash_weights
+from twostage.opening.keras_file import check_weights
 
 _IMAGENET_VARIANCE = (0.229, 0.224, 0.225)  # named so by Keras; in truth standard deviations
 _SHAPES = re.compile(
@@ -229,6 +231,7 @@ def _load_file(network: Any, file: str) -> None:
     ValueError
         If it lacks some: Keras only warns where a part of the file is missing.
     """
+    check_weights(Path(file))
     drawn = dict(_arrays(network))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

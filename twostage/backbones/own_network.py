@@ -5,18 +5,29 @@ from pathlib import Path
 from typing import Any
 
 from twostage.backbones.catalogue import CATALOGUE
-from twostage.backbones.keras_file import load_keras_file
 from twostage.backbones.quiet_keras import keras
 from twostage.backbones.rescaling import AS_THEY_ARE, is_scaled, range_of_pixels
-from twostage.backbones.spec import KERAS_ARCHITECTURE, PENULTIMATE, BackboneSettings
+from twostage.backbones.spec import (
+    KERAS_ARCHITECTURE,
+    LARGEST_SIZE_PX,
+    PENULTIMATE,
+    BackboneSettings,
+)
 from twostage.backbones.tops import Ending, find_ending
 from twostage.backbones.trunk import EMBEDDING, Trunk, as_vector
 from twostage.backbones.unrolling import UnrolledNetwork, is_graph
 from twostage.errors import BackboneError, UsageError, did_you_mean, first_line, listed
+from twostage.opening.keras_file import ForeignCodeError, UnbuildableError, load_network, saved_by
 
 log = logging.getLogger("twostage")
 
 _N_DIGITS = 16
+_HOW_TO_PROCEED = (
+    "Where you trust the file, rebuild the network without that, from layers of Keras, give it the "
+    "weights with new.set_weights(old.get_weights()), and save it with new.save('new.keras'). Or, "
+    "if its base is one of 'twostage backbones', save the base's weights alone, with "
+    "base.save_weights('base.weights.h5'), and give --backbone NAME --weights base.weights.h5."
+)
 
 
 def load_own_network(settings: BackboneSettings) -> Trunk:
@@ -36,7 +47,7 @@ def load_own_network(settings: BackboneSettings) -> Trunk:
         which layer embeds.
     """
     file = Path(str(settings.keras_file))
-    model = load_keras_file(file)
+    model = _loaded(file)
     network = _unrolled(model, _input_size(model, file, settings.image_size), file)
     preprocessing = _preprocessing(network, file, settings.preprocessing)
     is_tuned = settings.tuned is not None  # it was stripped before it was saved
@@ -55,6 +66,26 @@ def load_own_network(settings: BackboneSettings) -> Trunk:
         pooling,
         preprocessing,
     )
+
+
+def _loaded(file: Path) -> Any:
+    try:
+        return load_network(file)
+    except ForeignCodeError as error:
+        raise BackboneError(
+            f"'{file}' holds code, which twostage does not run: {error}. {_HOW_TO_PROCEED}"
+        ) from error
+    except UnbuildableError as error:
+        raise BackboneError(
+            f"'{file}' can't be loaded ({first_line(error)}). It was saved by Keras "
+            f"{saved_by(file)}; this is Keras {keras.version()}. Save it again, with "
+            "model.save('my.keras')."
+        ) from error
+    except (OSError, ValueError) as error:
+        raise BackboneError(
+            f"'{file}' is not a Keras file, or is damaged ({first_line(error)}). Give one that "
+            "model.save('my.keras') wrote."
+        ) from error
 
 
 def _input_size(model: Any, file: Path, asked: int | None) -> int:
@@ -84,6 +115,11 @@ def _input_size(model: Any, file: Path, asked: int | None) -> int:
             "training."
         )
     size_px = next(iter(fixed), asked)
+    if size_px is not None and not 1 <= size_px <= LARGEST_SIZE_PX:
+        raise BackboneError(
+            f"'{file}' takes images of {size_px} pixels, and {LARGEST_SIZE_PX} are the most. Give "
+            "another file."
+        )
     if asked not in (None, size_px):
         raise UsageError(
             f"'{file}' takes images of {size_px} pixels and of no other size; asked for {asked}. "

@@ -1,6 +1,7 @@
 """What a backbone is: as asked for (`BackboneSettings`), and as resolved (`BackboneSpec`)."""
 
 import os
+import re
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,8 @@ from twostage.backbones.catalogue import CATALOGUE, Architecture, find_architect
 from twostage.backbones.tuned import NETWORK, TunedBackbone, find_tuned
 from twostage.errors import BackboneError, UsageError
 from twostage.fingerprint import hash_file, hash_json
-from twostage.pixels import DECODER, RESIZE_FILTER, RESIZE_POLICIES
+from twostage.opening.records import checked
+from twostage.pixels import DECODER, PREPROCESSINGS, RESIZE_FILTER, RESIZE_POLICIES
 
 FORMAT_VERSION = 1
 DEFAULT_BACKBONE = "mobilenet_v2"
@@ -20,9 +22,10 @@ STORAGE_DTYPES = ("float32", "float16")
 AUTO = "auto"
 ENGINES = (AUTO, "keras", "openvino")
 PRECISIONS = (AUTO, "float32", "bfloat16", "float16")
-PREPROCESSINGS = ("caffe", "tf", "torch", "unit", "none")
 KERAS_FILE = ".keras"
 KERAS_ARCHITECTURE = "keras_"  # and a digest of the graph
+_LARGEST_DIM = 1 << 20
+_RANDOM = re.compile(r"random:\d{1,10}")
 _NUMERIC_VARIANT = ("engine", "precision", "storage_dtype")
 _PROVENANCE = ("weights", "weights_file_hash")
 
@@ -259,7 +262,33 @@ class BackboneSpec:
         if set(record) != names:
             wrong = sorted(names ^ set(record))
             raise BackboneError(f"'{where}' has a damaged backbone record (see {wrong}).")
-        return cls(**record)
+        try:
+            spec: BackboneSpec = checked(cls, record, "the record")
+            spec._check()
+        except ValueError as error:
+            raise BackboneError(
+                f"'{where}' has a damaged backbone record: {error}. Copy it again."
+            ) from None
+        return spec
+
+    def _check(self) -> None:
+        """Raise ValueError if a field has no such value, or the weights are of any file."""
+        for name, choices in (
+            ("resize", RESIZE_POLICIES),
+            ("pooling", (None, *POOLINGS)),
+            ("preprocessing", PREPROCESSINGS),
+            ("storage_dtype", STORAGE_DTYPES),
+            ("engine", ENGINES[1:]),
+            ("precision", PRECISIONS[1:]),
+        ):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} is {getattr(self, name)!r:.60}")
+        for name, most in (("input_size_px", LARGEST_SIZE_PX), ("dim", _LARGEST_DIM)):
+            if not 1 <= getattr(self, name) <= most:
+                raise ValueError(f"{name} is {getattr(self, name)}")
+        is_file = self.weights != "imagenet" and not _RANDOM.fullmatch(self.weights)
+        if is_file and self.weights_file_hash is None:  # any file of that path would be taken
+            raise ValueError(f"there is no digest of its weights, '{self.weights}'")
 
     def to_settings(self, weights: str | None = None) -> BackboneSettings:
         """Return the settings that resolve to this spec again.

@@ -13,9 +13,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from twostage.backbones.catalogue import CATALOGUE
-from twostage.errors import BackboneError, UsageError
+from twostage.errors import BackboneError, UsageError, listed
 from twostage.fingerprint import hash_file
 from twostage.folders import put_in_place
+from twostage.opening.files import read_arrays, read_json
+from twostage.opening.keras_file import MARK
+from twostage.opening.records import checked
+from twostage.pixels import PREPROCESSINGS, RESIZE_POLICIES
 from twostage.seen import SeenRows
 
 if TYPE_CHECKING:
@@ -28,7 +32,7 @@ TOP = "top.npz"
 HISTORY = "history.csv"
 PLOT = "history.png"
 FORMAT_VERSION = 1
-_MARK = "twostage.json"  # inside the .keras file: it may be taken out of its folder
+_OWN_FILES = {NETWORK, RECORD, SEEN, TOP, HISTORY, PLOT}
 
 
 @dataclass(frozen=True)
@@ -71,9 +75,12 @@ class LinearTop:
             If the file is gone or damaged.
         """
         try:
-            with np.load(file, allow_pickle=False) as arrays:
-                return cls(arrays["kernel"], arrays["bias"])
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            arrays = read_arrays(file)
+            kernel, bias = arrays["kernel"], arrays["bias"]
+            if kernel.ndim != 2 or bias.shape != kernel.shape[1:]:
+                raise ValueError(f"arrays of shapes {kernel.shape} and {bias.shape}")
+            return cls(kernel, bias)
+        except (OSError, ValueError, KeyError) as error:
             raise BackboneError(
                 f"'{file}', the top that the backbone was tuned with, can't be read "
                 f"({type(error).__name__}). Copy the backbone's folder again, or tune it anew."
@@ -190,13 +197,16 @@ def find_tuned(path: Path) -> TunedBackbone | None:
             "known what it has seen. Copy the backbone's folder again, or give the other file "
             "from a folder of its own."
         )
+    _refuse_links(folder)
     try:
-        record = json.loads((folder / RECORD).read_text())
+        record = read_json(folder / RECORD)
         found = record["format_version"]
         missing = {"preprocessing", "resize", "parent", "digests"} - set(record)
-    except (OSError, ValueError, KeyError, TypeError):
+        if not missing and found == FORMAT_VERSION:
+            _check_record(record)
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise BackboneError(
-            f"'{folder / RECORD}' can't be read. Copy the backbone's folder again."
+            f"'{folder / RECORD}' can't be read ({error}). Copy the backbone's folder again."
         ) from None
     if found != FORMAT_VERSION or missing:
         raise BackboneError(
@@ -204,6 +214,26 @@ def find_tuned(path: Path) -> TunedBackbone | None:
             f"{FORMAT_VERSION}. Use the twostage that wrote it."
         )
     return TunedBackbone(folder, record)
+
+
+def _refuse_links(folder: Path) -> None:
+    """Raise BackboneError if a file of a backbone's is a link that leads out of its folder."""
+    for name in sorted(_OWN_FILES):
+        if not (folder / name).resolve().is_relative_to(folder.resolve()):
+            raise BackboneError(
+                f"'{folder / name}' is a link to a file outside its folder. Copy the backbone with "
+                "the files themselves: cp -rL."
+            )
+
+
+def _check_record(record: dict[str, Any]) -> None:
+    """Raise ValueError if what is used of a record is not what it must be."""
+    digests = checked(dict[str, str], record["digests"], "digests")
+    if not set(digests) <= _OWN_FILES:
+        raise ValueError(f"it lists files that are no backbone's: {listed(sorted(digests))}")
+    for name, choices in (("preprocessing", PREPROCESSINGS), ("resize", RESIZE_POLICIES)):
+        if record[name] not in choices:
+            raise ValueError(f"{name} is {record[name]!r:.60}")
 
 
 def files_beside(network: Path) -> list[Path]:
@@ -225,9 +255,8 @@ def check_destination(folder: Path) -> None:
         )
     if not folder.is_dir():
         return
-    known = {NETWORK, RECORD, SEEN, TOP, HISTORY, PLOT}
     names = set(os.listdir(folder))
-    if names and (RECORD not in names or not names <= known):
+    if names and (RECORD not in names or not names <= _OWN_FILES):
         raise UsageError(
             f"'{folder}' is a folder with other files in it than a backbone's. Give a new folder."
         )
@@ -298,12 +327,12 @@ def write_tuned(
 def _mark(file: Path) -> None:
     """Write into a ``.keras`` file that it belongs to a folder."""
     with zipfile.ZipFile(file, "a") as archive:
-        archive.writestr(_MARK, json.dumps({"made_by": "twostage finetune"}))
+        archive.writestr(MARK, json.dumps({"made_by": "twostage finetune"}))
 
 
 def _is_marked(file: Path) -> bool:
     try:
         with zipfile.ZipFile(file) as archive:
-            return _MARK in archive.namelist()
-    except (zipfile.BadZipFile, OSError):
+            return MARK in archive.namelist()
+    except Exception:  # of damaged archives, zipfile raises almost anything
         return False

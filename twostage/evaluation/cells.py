@@ -63,6 +63,16 @@ class CellResult:
     n_train: int
     importance: CellImportance | None = None
 
+    def is_of(self, arm: Arm, fold: Fold, n_classes: int | None) -> bool:
+        """Tell whether it holds what an arm predicts of a fold's rows, and numbers alone."""
+        wanted = (len(fold.test),) if n_classes is None else (len(fold.test), n_classes)
+        return (
+            self.arm == arm.name
+            and np.array_equal(self.rows, fold.test)
+            and self.predicted.shape == wanted
+            and bool(np.isfinite(self.predicted).all())
+        )
+
     def is_enough(self, arm: Arm, n_permutations: int) -> bool:
         """Tell whether it holds the importance that is asked for, if it is."""
         if n_permutations == 0 or not is_told_of(arm):

@@ -1,9 +1,9 @@
 """What a model makes of the images as a block, and of each column: their rows permuted."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
@@ -68,11 +68,6 @@ class CellImportance:
     def record(self) -> dict[str, Any]:
         """Return it as JSON can hold it."""
         return asdict(self)
-
-    @classmethod
-    def from_record(cls, record: Mapping[str, Any]) -> Self:
-        """Read what `record` returned."""
-        return cls(**{**record, "drops": [Drop(**drop) for drop in record["drops"]]})
 
 
 def is_told_of(arm: Arm) -> bool:

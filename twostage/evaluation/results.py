@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
-from twostage.errors import BenchmarkError, UsageError
+from twostage.errors import BenchmarkError, UsageError, first_line
 from twostage.evaluation.cells import CellResult
 from twostage.evaluation.importance import CellImportance
+from twostage.opening.files import parse_json, read_json
+from twostage.opening.records import checked
 from twostage.saving import to_json
 from twostage.store.files import remove_leftovers, replace_file
 
@@ -28,6 +31,19 @@ _CELLS, _LOCK = "_cells", "_lock"
 _FACTS = b"twostage.cell"
 _N_SHOWN = 5
 _DIGEST = re.compile("[0-9a-f]{32}")
+
+
+@dataclass(frozen=True)
+class _Facts:
+    """What is kept of a cell beside its predictions; see `CellResult`."""
+
+    arm: str
+    fit_seconds: float
+    predict_us_per_row: float
+    model_bytes: float
+    n_train: int
+    ndim: int
+    importance: CellImportance | None = None
 
 
 class ResultsFolder:
@@ -116,9 +132,10 @@ class ResultsFolder:
             If there is none, or it can't be read.
         """
         try:
-            record = json.loads((self.path / RUN).read_text())
+            record = read_json(self.path / RUN)
             version = record["format_version"]
-        except (OSError, ValueError, KeyError, TypeError):
+            checked(dict[str, Any], record.get("identity", {}), "identity")
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             raise BenchmarkError(
                 f"'{self.path}' holds no results: it has no readable {RUN}. Give a folder made by "
                 "'twostage benchmark'."
@@ -156,17 +173,32 @@ class ResultsFolder:
     def read_cell(self, number: int, repeat: int, fold: int) -> CellResult | None:
         """Return a finished cell; None if it is not there, or damaged."""
         try:
-            table = pq.read_table(self._cell_file(number, repeat, fold))
-            facts = json.loads(table.schema.metadata[_FACTS])
-            ndim = facts.pop("ndim")
-            if "importance" in facts:
-                facts["importance"] = CellImportance.from_record(facts["importance"])
-        except (OSError, pa.ArrowException, ValueError, KeyError, TypeError):
+            table = _read_table(self._cell_file(number, repeat, fold))
+            facts = checked(_Facts, parse_json(table.schema.metadata[_FACTS]), "a cell")
+            columns = [table[name].to_numpy().astype(float) for name in table.column_names[1:]]
+            rows = table["row"].cast(pa.int64()).to_numpy()
+            predicted = columns[0] if facts.ndim == 1 else np.column_stack(columns)
+        except Exception:  # of damaged files, pyarrow raises almost anything
             return None
-        columns = [table[name].to_numpy() for name in table.column_names[1:]]
-        predicted = columns[0] if ndim == 1 else np.column_stack(columns)
-        rows = table["row"].to_numpy()
-        return CellResult(repeat=repeat, fold=fold, rows=rows, predicted=predicted, **facts)
+        known = {name: value for name, value in vars(facts).items() if name != "ndim"}
+        return CellResult(repeat=repeat, fold=fold, rows=rows, predicted=predicted, **known)
+
+    def read_table(self, name: str) -> pd.DataFrame:
+        """Read one of the tables.
+
+        Raises
+        ------
+        BenchmarkError
+            If it is gone or damaged.
+        """
+        try:
+            frame: pd.DataFrame = _read_table(self.path / name).to_pandas()
+        except Exception as error:  # of damaged files, pyarrow raises almost anything
+            raise BenchmarkError(
+                f"The results in '{self.path}' are damaged: {name} can't be read "
+                f"({first_line(error)}). Run the benchmark's command again: what is finished stays."
+            ) from None
+        return frame
 
     def write_table(self, name: str, frame: pd.DataFrame) -> None:
         """Write one of the tables, whole or not at all."""
@@ -216,8 +248,12 @@ def _short(value: Any) -> str:
 
 def _parquet(table: pa.Table) -> Any:
     sink = io.BytesIO()
-    pq.write_table(table, sink, compression="zstd")
+    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
     return sink.getvalue()
+
+
+def _read_table(file: Path) -> pa.Table:
+    return pq.read_table(file, page_checksum_verification=True)
 
 
 def _unwritable(path: Path, error: OSError) -> BenchmarkError:

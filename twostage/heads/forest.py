@@ -116,6 +116,9 @@ class ForestHead(Head):
         """Read what `save` wrote."""
         self.task_ = task
         self.model_ = load(folder / _FILE, trusted)
+        kind = RandomForestClassifier if task.is_classification else RandomForestRegressor
+        if type(self.model_) is not kind:
+            raise ValueError(f"{_FILE} holds a {type(self.model_).__name__}")
         is_classification = task.is_classification
         self.present_ = self.model_.classes_ if is_classification else np.empty(0, np.int64)
         return self

@@ -1,6 +1,5 @@
 """A neural network with a branch for each kind of input: several small ones, trained as one."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,9 +8,13 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from scipy.special import softmax
 
+from twostage.errors import ModelError
 from twostage.features import Features
 from twostage.heads.base import BELOW_ONE, COUNT, NOT_NEGATIVE, POSITIVE, Head, Task
 from twostage.heads.keras_network import averaging, build
+from twostage.opening.files import read_json
+from twostage.opening.keras_file import ForeignCodeError, load_network
+from twostage.opening.records import checked
 from twostage.recipes import Recipe
 from twostage.saving import to_json
 from twostage.splits import inner_folds
@@ -24,6 +27,15 @@ _LEAST_LIKELIHOOD = 1e-7
 _MAX_BATCH, _MIN_BATCH, _N_BATCHES = 1024, 64, 32
 _CHUNK = 4096
 _NETWORK, _RECORD = "head.keras", "head.json"
+
+
+@dataclass(frozen=True)
+class _Record:
+    """What is saved of a head beside its network; see `KerasHead`."""
+
+    n_epochs: int
+    target_mean: float
+    target_scale: float
 
 
 class KerasHead(Head):
@@ -181,15 +193,18 @@ class KerasHead(Head):
         (folder / _RECORD).write_text(to_json(record))
 
     def load(self, folder: Path, task: Task, trusted: Sequence[str] = ()) -> Self:
-        """Read what `save` wrote; Keras' safe mode runs no code from it."""
-        from keras.models import load_model
-
+        """Read what `save` wrote; no code of the file is run."""
         self.task_ = task
-        self.network_ = load_model(folder / _NETWORK, compile=False, safe_mode=True)
-        record = json.loads((folder / _RECORD).read_text())
-        self.n_epochs_ = int(record["n_epochs"])
-        self.target_mean_ = float(record["target_mean"])
-        self.target_scale_ = float(record["target_scale"])
+        try:
+            self.network_ = load_network(folder / _NETWORK)
+        except ForeignCodeError as error:
+            raise ModelError(
+                f"'{folder / _NETWORK}' holds code, which twostage does not run: {error}. No head "
+                "of twostage needs that: do not trust the model."
+            ) from error
+        record = checked(_Record, read_json(folder / _RECORD), _RECORD)
+        self.n_epochs_, self.target_mean_ = record.n_epochs, record.target_mean
+        self.target_scale_ = record.target_scale
         return self
 
     def __getstate__(self) -> dict[str, Any]:

@@ -17,6 +17,9 @@ from sklearn.utils._param_validation import Interval
 from twostage.errors import DataError
 from twostage.features import Features
 from twostage.heads.base import COUNT, NOT_NEGATIVE, POSITIVE, SHARE, Head, Task
+from twostage.opening.files import read_json
+from twostage.opening.lightgbm_text import check_text
+from twostage.opening.records import checked
 from twostage.recipes import Recipe
 from twostage.splits import inner_folds
 
@@ -142,8 +145,12 @@ class LightGBMHead(Head):
     def load(self, folder: Path, task: Task, trusted: Sequence[str] = ()) -> Self:
         """Read what `save` wrote."""
         self.task_ = task
-        self.booster_ = lightgbm.Booster(model_file=folder / _TREES)
-        self.n_copies_ = int(json.loads((folder / _RECORD).read_text())["n_copies"])
+        text = (folder / _TREES).read_text()
+        check_text(text)
+        self.booster_ = lightgbm.Booster(model_str=text)
+        self.n_copies_ = checked(int, read_json(folder / _RECORD)["n_copies"], "n_copies")
+        if not 1 <= self.n_copies_ <= _N_SAMPLED_FEATURES:
+            raise ValueError(f"the table enters {self.n_copies_} times")
         return self
 
     def _predict(self, features: Features) -> np.ndarray:

@@ -12,6 +12,7 @@ from sklearn.linear_model import LogisticRegression
 
 from twostage.features import Features
 from twostage.heads.base import POSITIVE, Head, Task, all_classes
+from twostage.opening.files import read_arrays
 from twostage.recipes import Recipe
 from twostage.ridge import Folds, linear, squared_errors, sums_by_fold
 from twostage.splits import inner_folds
@@ -153,10 +154,10 @@ class LinearHead(Head):
     def load(self, folder: Path, task: Task, trusted: Sequence[str] = ()) -> Self:
         """Read what `save` wrote."""
         self.task_ = task
-        with np.load(folder / _FILE, allow_pickle=False) as file:
-            self.coefficients_, self.present_ = file["coefficients"], file["present"]
-            self.sharpness_ = float(file["sharpness"])
-            self.penalty_, self.block_scales_ = float(file["penalty"]), file["block_scales"]
+        arrays = read_arrays(folder / _FILE)
+        self.coefficients_, self.present_ = arrays["coefficients"], arrays["present"]
+        self.sharpness_, self.penalty_ = float(arrays["sharpness"]), float(arrays["penalty"])
+        self.block_scales_ = arrays["block_scales"]
         return self
 
     def _outputs(self, y: np.ndarray) -> np.ndarray:

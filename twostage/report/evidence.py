@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 
 from twostage.errors import BenchmarkError, UsageError
 from twostage.evaluation.results import OOF, RESULTS, ResultsFolder
+from twostage.opening.records import checked
 from twostage.report.words import lower_is_better
 
 IMPORTANCE = "importance.parquet"
@@ -158,8 +158,39 @@ def read_evidence(path: str | os.PathLike[str]) -> Evidence:
             f"The results in '{path}' are damaged: run.json has no '{lacking[0]}'. Run the "
             "benchmark again into a new folder."
         )
-    tables = [_read_table(folder.path, name) for name in (RESULTS, OOF)]
-    return Evidence(folder.path, run, tables[0], tables[1], _importance(run))
+    try:
+        _check_run(run)
+        importance = _importance(run)
+    except (ValueError, KeyError, TypeError) as error:
+        raise BenchmarkError(
+            f"The results in '{path}' are damaged: run.json does not hold what it must ({error}). "
+            "Run the benchmark again into a new folder."
+        ) from None
+    results, oof = (folder.read_table(name) for name in (RESULTS, OOF))
+    return Evidence(folder.path, run, results, oof, importance)
+
+
+def _check_run(run: Mapping[str, Any]) -> None:
+    """Raise ValueError or KeyError if what a report is made of is of another type."""
+    kinds: dict[str, Any] = {
+        "metrics": list[str],
+        "arms": list[dict[str, str]],
+        "scores": list[dict[str, str | float | None]],
+        "counts": dict[str, int | bool],
+        "folds": list[dict[str, int]],
+        "task": str,
+        "stores": list[dict[str, Any]],
+        "identity": dict[str, Any],
+    }
+    for name, kind in kinds.items():
+        checked(kind, run[name], name)
+    checked(str, run["identity"]["settings"]["target"], "the target")
+    for store in run["stores"]:
+        checked(dict[str, Any], store["spec"], "the spec of a store")
+        for name in ("name", "path"):
+            checked(str | None, store.get(name), f"the {name} of a store")
+    if not run["metrics"] or not run["arms"]:
+        raise ValueError("there are no metrics, or no arms")
 
 
 def predictions_of(evidence: Evidence, arm: str) -> ArmPredictions:
@@ -185,17 +216,6 @@ def predictions_of(evidence: Evidence, arm: str) -> ArmPredictions:
         ) from None
     proba = mine[columns].to_numpy(float)
     return ArmPredictions(arm, rows, mine, labels, y, proba, proba.argmax(axis=1))
-
-
-def _read_table(folder: Path, name: str) -> pd.DataFrame:
-    try:
-        return pd.read_parquet(folder / name)
-    except (OSError, pa.ArrowException, ValueError) as error:
-        raise BenchmarkError(
-            f"The results in '{folder}' are damaged: {name} can't be read "
-            f"({str(error).splitlines()[0]}). Run the benchmark's command again: what is "
-            "finished stays."
-        ) from None
 
 
 def _importance(run: Mapping[str, Any]) -> pd.DataFrame | None:

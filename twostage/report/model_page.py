@@ -1,13 +1,15 @@
 """The page of a fitted model: what it scored, what it sees, where it comes from."""
 
-import json
 import os
 from pathlib import Path
 from typing import Any
 
+from twostage.errors import ModelError
 from twostage.fitted import FittedModel
 from twostage.heads import name_of
 from twostage.model import RECORD, read_model
+from twostage.opening.files import read_json
+from twostage.opening.records import checked
 from twostage.report import words
 from twostage.report.page import Column, Value, backbone_lines, render
 from twostage.staged import AnyModel, StagedModel
@@ -22,7 +24,7 @@ def is_model(path: str | os.PathLike[str]) -> bool:
 def make_model_page(path: str | os.PathLike[str], title: str | None = None) -> bytes:
     """Render a model's page; the model is read, and its files compared with their digests."""
     model = read_model(path)
-    versions = json.loads((Path(path) / RECORD).read_text()).get("versions", {})
+    versions = _versions(path)
     settings, held_out = model.settings, model.holdout
     kind = "classification" if model.is_classification else "regression"
     facts = [(f"{model.n_rows:,}", "rows it was trained on")]
@@ -45,6 +47,15 @@ def make_model_page(path: str | os.PathLike[str], title: str | None = None) -> b
         "classes": [] if model.classes is None else [str(label) for label in model.classes],
     }
     return render("model.html.j2", context)
+
+
+def _versions(path: str | os.PathLike[str]) -> dict[str, str]:
+    try:
+        return dict(checked(dict[str, str], read_json(Path(path) / RECORD)["versions"], "versions"))
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(
+            f"Model '{path}' is damaged: its {RECORD} does not say what made it ({error}). Refit."
+        ) from None
 
 
 def _headline(model: AnyModel) -> str:

@@ -1,11 +1,12 @@
 """From a results folder to a file that can be sent: read, analyse, render, write."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from twostage.errors import UsageError
+from twostage.errors import BenchmarkError, TwoStageError, UsageError, first_line
 from twostage.report.analysis import MOST_ARMS, Analysis, analyse
 from twostage.report.evidence import predictions_of, read_evidence
 from twostage.report.gallery import Album
@@ -94,14 +95,30 @@ def write_report(
         return Written(Path(output), len(page), [])
     if plots is not None:
         check_matplotlib()
-    analysis, album = _analyse(results, images, store)
-    for note in _notes(analysis, album):
-        if told is not None:
-            told(note)
-    made = _write_plots(analysis, plots)
-    page = make_page(analysis, album, title)
+    with _damage_told(results):
+        analysis, album = _analyse(results, images, store)
+        for note in _notes(analysis, album):
+            if told is not None:
+                told(note)
+        made = _write_plots(analysis, plots)
+        page = make_page(analysis, album, title)
     write_page(page, output)
     return Written(Path(output), len(page), made)
+
+
+@contextmanager
+def _damage_told(results: PathLike) -> Iterator[None]:
+    """Raise BenchmarkError where records and tables of results do not fit each other."""
+    try:
+        yield
+    except TwoStageError:
+        raise
+    except Exception as error:  # from whatever is computed and drawn from them
+        raise BenchmarkError(
+            f"The results in '{results}' can't be shown: their files do not fit each other "
+            f"({type(error).__name__}: {first_line(error)}). Run the benchmark again into a new "
+            "folder."
+        ) from error
 
 
 def check_output(output: PathLike) -> None:

@@ -13,14 +13,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from twostage.errors import StoreError
+from twostage.errors import StoreError, first_line
 from twostage.fingerprint import hash_bytes, hash_file
+from twostage.opening.files import read_json
+from twostage.opening.records import checked
 from twostage.seen import SeenRows
 from twostage.store.files import PART, RECORD, SEEN, check_folder, delete_files, replace_file
 from twostage.store.locking import locked
 from twostage.store.schema import INDEX_COLUMNS, SPEC_KEY, embedding_matrix, part_schema
 
 FORMAT_VERSION = 2
+_LARGEST_DIM = 1 << 20
+_STORAGE_DTYPES = ("float32", "float16")
 _RECORDED_LIBRARIES = ("twostage", "keras", "numpy", "pillow", "pyarrow")
 
 
@@ -175,7 +179,7 @@ class EmbeddingStore:
     def _opened(self, part: str) -> Iterator[pq.ParquetFile]:
         """Open one part; what is read from it is of one state, also if it is replaced meanwhile."""
         try:
-            with pq.ParquetFile(self.path / part) as file:
+            with pq.ParquetFile(self.path / part, page_checksum_verification=True) as file:
                 if (file.schema_arrow.metadata or {}).get(SPEC_KEY) != self.schema.metadata[
                     SPEC_KEY
                 ]:
@@ -183,9 +187,13 @@ class EmbeddingStore:
                         f"Part '{self.path / part}' was made by another backbone than the store "
                         "it lies in. Move it out of the folder."
                     )
+                if not file.schema_arrow.equals(self.schema):
+                    raise ValueError("its columns are not those of a store's part")
                 yield file
-        except (pa.ArrowException, OSError, ValueError) as error:
-            reason = str(error).splitlines()[0]
+        except StoreError:
+            raise
+        except Exception as error:  # of damaged parts, pyarrow raises almost anything
+            reason = first_line(error)
             raise StoreError(
                 f"Part '{self.path / part}' can't be read ({reason}). Delete it and run the same "
                 "'twostage extract' again: only its images are embedded anew."
@@ -232,7 +240,13 @@ class EmbeddingStore:
             is_kept = pc.invert(pc.is_in(old["image"], value_set=rows["image"].combine_chunks()))
             rows = pa.concat_tables([old.filter(is_kept), rows])
         sink = pa.BufferOutputStream()
-        pq.write_table(rows.cast(self.schema), sink, compression="zstd", use_dictionary=["error"])
+        pq.write_table(
+            rows.cast(self.schema),
+            sink,
+            compression="zstd",
+            use_dictionary=["error"],
+            write_page_checksum=True,  # a flipped bit would be another embedding
+        )
         try:
             replace_file(self.path / part, sink.getvalue())
         except OSError as error:
@@ -282,7 +296,7 @@ class EmbeddingStore:
         if not self.path.exists():
             raise StoreError(f"There is no store '{self.path}'. Make it with 'twostage extract'.")
         try:
-            record = json.loads((self.path / RECORD).read_text())
+            record = read_json(self.path / RECORD)
             found = record["format_version"]
         except (OSError, ValueError, KeyError, TypeError):
             raise StoreError(
@@ -294,13 +308,23 @@ class EmbeddingStore:
                 f"Store '{self.path}' is of format version {found}; this twostage reads version "
                 f"{FORMAT_VERSION}. Use the twostage that wrote it, or extract again."
             )
-        spec = record.get("spec")
-        if not isinstance(spec, dict) or not {"dim", "storage_dtype"} <= set(spec):
+        try:
+            _check_record(record)
+        except (ValueError, KeyError) as error:
             raise StoreError(
                 f"Store '{self.path}' is damaged: its {RECORD} does not say which backbone made "
-                "it. Extract again into another folder."
-            )
-        return {"seen": None, **record}
+                f"it ({error}). Extract again into another folder."
+            ) from None
+        return dict(record)
+
+
+def _check_record(record: Mapping[str, Any]) -> None:
+    """Raise ValueError or KeyError if what is used of a store's record is not what it must be."""
+    spec = checked(dict[str, Any], record["spec"], "spec")
+    dim = checked(int, spec["dim"], "dim")
+    if not 1 <= dim <= _LARGEST_DIM or spec["storage_dtype"] not in _STORAGE_DTYPES:
+        raise ValueError(f"embeddings of {dim} numbers of {spec['storage_dtype']!r:.60}")
+    checked(str | None, record["seen"], "seen")  # without it, nothing would count as seen
 
 
 def _write_record(folder: Path, record: Mapping[str, Any], seen: SeenRows | None) -> None:

@@ -1,6 +1,5 @@
 """Turn table columns into numbers, as the recipe of a head wants them."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from twostage.errors import ModelError
+from twostage.opening.files import read_json
 from twostage.recipes import Recipe
 from twostage.saving import to_json
 from twostage.table.categories import ByTarget, CategoryNumbers, OneHot, Ordinal
@@ -168,9 +168,11 @@ class TableEncoder:
             If a file is missing or damaged, or holds another type than the wiring says.
         """
         try:
-            record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+            record = read_json(folder / RECORD)
             return cls({key: _PARTS[key].load(folder, saved) for key, saved in record.items()})
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        except ModelError:
+            raise
+        except Exception as error:  # a record of any content
             reason = f"{type(error).__name__}: {error}"
             raise ModelError(
                 f"The encoders in '{folder}' can't be read ({reason}). Copy the model again, or "

@@ -83,14 +83,7 @@ class TextEncoder:
         DataError
             If there are no words.
         """
-        vectorizer = TfidfVectorizer(
-            ngram_range=(1, 2),
-            min_df=2 if len(values) >= _FEW_TEXTS else 1,
-            sublinear_tf=True,
-            strip_accents="unicode",
-            max_features=_MAX_FEATURES,
-            dtype=np.float32,
-        )
+        vectorizer = _vectorizer(2 if len(values) >= _FEW_TEXTS else 1)
         try:
             words = vectorizer.fit_transform(_texts(values))
         except ValueError as error:
@@ -144,7 +137,36 @@ class TextEncoder:
         kinds = (TfidfVectorizer, TruncatedSVD, Ridge)
         if not isinstance(parts, list) or tuple(map(type, parts)) != kinds:
             raise ModelError(f"'{folder / name}.skops' holds no text encoder. Refit.")
-        return cls(*parts)
+        encoder = cls(*parts)
+        encoder._check()
+        return encoder
+
+    def _check(self) -> None:
+        """Raise ValueError if the parts do not fit each other, or texts would be taken apart anew.
+
+        A pattern may take years to match, and the number of a word is a place in memory.
+        """
+        ours, theirs = (v.get_params() for v in (_vectorizer(1), self.vectorizer))
+        odd = [name for name in ours if name != "min_df" and ours[name] != theirs[name]]
+        if odd:
+            raise ValueError(f"texts are taken apart in another way: {odd[0]}")
+        words = self.vectorizer.vocabulary_
+        n = len(words)
+        if sorted(words.values()) != list(range(n)) or self.vectorizer.idf_.shape != (n,):
+            raise ValueError("the words of texts are not numbered one by one")
+        if self.svd.components_.shape[1:] != (n,) or np.atleast_2d(self.probe.coef_).shape[1] != n:
+            raise ValueError("components or scores are of other words than the texts have")
+
+
+def _vectorizer(min_df: int) -> TfidfVectorizer:
+    return TfidfVectorizer(
+        ngram_range=(1, 2),
+        min_df=min_df,
+        sublinear_tf=True,
+        strip_accents="unicode",
+        max_features=_MAX_FEATURES,
+        dtype=np.float32,
+    )
 
 
 def _texts(values: pd.Series) -> list[str]:

@@ -7,11 +7,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 
 from twostage.errors import FinetuningError
+from twostage.opening.files import parse_json, read_arrays
+from twostage.opening.records import checked
 
 _FILE = "checkpoint.npz"
 
@@ -36,6 +37,14 @@ class Checkpoint:
     history: Sequence[Mapping[str, Any]]
     state: Sequence[np.ndarray]
     best: Sequence[np.ndarray]
+
+
+@dataclass(frozen=True)
+class _Record:
+    """What of a checkpoint is JSON."""
+
+    asked: dict[str, Any]
+    history: list[dict[str, Any]]
 
 
 def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
@@ -80,11 +89,11 @@ def read_checkpoint(folder: Path) -> Checkpoint | None:
     if not file.is_file():
         return None
     try:
-        with np.load(file, allow_pickle=False) as arrays:
-            record = json.loads(arrays["record"].tobytes())
-            state, best = (_numbered(arrays, name) for name in ("state", "best"))
-            return Checkpoint(record["asked"], record["history"], state, best)
-    except (OSError, EOFError, ValueError, KeyError, TypeError, BadZipFile) as error:
+        arrays = read_arrays(file)
+        record = checked(_Record, parse_json(arrays["record"].tobytes()), "its record")
+        state, best = (_numbered(arrays, name) for name in ("state", "best"))
+        return Checkpoint(record.asked, record.history, state, best)
+    except (OSError, ValueError, KeyError) as error:
         raise FinetuningError(
             f"'{file}' is damaged ({type(error).__name__}). Delete '{folder}' to begin anew."
         ) from error
