@@ -29,18 +29,20 @@ def read_table(path: PathLike) -> pd.DataFrame:
     file = Path(path)
     if not file.is_file():
         raise UsageError(f"There is no table '{path}'. Give a CSV or Parquet file.")
+    is_parquet = file.suffix.lower() in _PARQUET
     try:
         repeated = _repeated_names(file)
         if repeated:
             raise DataError(f"Table '{path}' has two columns '{repeated[0]}'. Rename one.")
-        if file.suffix.lower() in _PARQUET:
+        if is_parquet:
             frame = pd.read_parquet(file)
         else:
             frame = pd.read_csv(file, sep=_separator(file), low_memory=False)
     except DataError:
         raise
     except UnicodeDecodeError as error:
-        raise DataError(f"'{path}' is no UTF-8 text ({error}). Save it as UTF-8.") from error
+        what = "can't be read as a table" if is_parquet else "is no UTF-8 text"
+        raise DataError(f"'{path}' {what} ({error}). Save it as UTF-8.") from error
     except pd.errors.EmptyDataError as error:
         raise DataError(f"Table '{path}' is empty.") from error
     except Exception as error:  # what pandas wrote into a Parquet file may be anything
