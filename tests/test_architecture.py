@@ -19,7 +19,7 @@ FLOORS = [
     ["errors", "fingerprint", "pixels", "folders", "throughput", "demo", "bootstrap"],
     ["splits", "weighted", "targets", "recipes", "features", "ridge", "saving", "seen"],
     ["images", "backbones", "store", "table", "blocks", "heads", "executors", "metrics"],
-    ["joins", "worker", "training", "intervals"],
+    ["joins", "worker", "training", "intervals", "pruning"],
     ["extraction", "rows", "labelled"],
     ["cache", "encoding"],
     ["members", "sources", "finetuning"],

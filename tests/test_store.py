@@ -14,12 +14,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from filelock import FileLock
+from stores import SPEC, rows
 
 from twostage.errors import StoreError
 from twostage.store.schema import embedding_array, embedding_matrix, part_schema
 from twostage.store.store import EmbeddingStore
 
-SPEC = {"architecture": "fake", "dim": 3, "storage_dtype": "float32"}
 PART = "part-000000.parquet"
 HOLD = """
 import sys
@@ -41,25 +41,6 @@ def small(tmp_path):
     store = EmbeddingStore.create(tmp_path / "store", SPEC)
     store.write_part(PART, rows(store, a=[1, 2, 3], b=None, c=[7, 8, 9]))
     return store
-
-
-def rows(store, **embeddings):
-    """Make rows from ``image=embedding``; an image without one has an error."""
-    is_valid = np.array([vector is not None for vector in embeddings.values()])
-    matrix = np.array([vector or [np.nan] * 3 for vector in embeddings.values()], np.float32)
-    n = len(embeddings)
-    columns = {
-        "image": list(embeddings),
-        "content_hash": [f"hash of {image}" for image in embeddings],
-        "size_bytes": [5] * n,
-        "mtime_ns": [None] * n,
-        "width": [40] * n,
-        "height": [30] * n,
-        "embedding": embedding_array(matrix, is_valid, store.schema),
-        "error": [None if fine else "decode: broken" for fine in is_valid],
-        "seen": [False] * n,
-    }
-    return pa.table(columns, schema=store.schema)
 
 
 def contents(store):

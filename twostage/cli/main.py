@@ -2,7 +2,10 @@
 
 import logging
 import os
-from contextlib import nullcontext
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import click
@@ -19,6 +22,7 @@ from twostage.cli.fit import fit
 from twostage.cli.output import results_apart, say
 from twostage.cli.predict import predict
 from twostage.cli.report import report
+from twostage.cli.store import store
 from twostage.errors import TwoStageError
 
 INTERRUPTED = 130
@@ -33,7 +37,7 @@ class _Group(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         asks_for_help = {"-h", "--help"} & {*ctx.args, *ctx._protected_args}
         try:
-            with nullcontext() if asks_for_help else results_apart():
+            with nullcontext() if asks_for_help else results_apart(), _stopped_as_by_ctrl_c():
                 return super().invoke(ctx)
         except TwoStageError as error:
             say(f"Error: {error}")
@@ -46,6 +50,19 @@ class _Group(click.Group):
         except KeyboardInterrupt:
             say("Interrupted. Run the same command again: what is finished stays.")
             ctx.exit(INTERRUPTED)
+
+
+@contextmanager
+def _stopped_as_by_ctrl_c() -> Iterator[None]:
+    """Let SIGTERM, by which batch systems and containers stop a run, end it as Ctrl-C does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -70,6 +87,6 @@ def main() -> None:
     logging.getLogger("twostage").setLevel(logging.INFO)
 
 
-_IN_ORDER = (extract, finetune, fit, predict, evaluate, benchmark, report, demo, backbones, cache)
-for _command in _IN_ORDER:
+_WORK = (extract, finetune, fit, predict, evaluate, benchmark, report, demo)
+for _command in (*_WORK, backbones, store, cache):
     main.add_command(_command)
