@@ -109,9 +109,10 @@ def check_folder(folder: Path) -> None:
         return
     if not folder.is_dir():
         raise StoreError(f"'{folder}' is a file. Give a folder for the store.")
+    names = StoreFiles(folder).names()
+    # Not before: another run may be making a store, whose record comes before its parts.
     if (folder / RECORD).exists():
         return
-    names = StoreFiles(folder).names()
     if not all(map(is_ours, names)):
         raise StoreError(f"'{folder}' is a folder with other files in it. Give a new folder.")
     if any(map(PART.fullmatch, names)):
