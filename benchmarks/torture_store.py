@@ -315,7 +315,7 @@ def compacted(store: Path) -> dict[str, int]:
     return {"n_after": EmbeddingStore(store).compact(3 * SHARD_SIZE).n_after}
 
 
-def make_scenes(folder: Path) -> list[Scene]:
+def make_scenes(folder: Path, only: Collection[str] = SCENES) -> list[Scene]:
     """Make images, stores to start from, and stores of undisturbed runs."""
     old = write_images(folder / "old", N_IMAGES)
     new = change_images(old, folder / "new")
@@ -323,17 +323,17 @@ def make_scenes(folder: Path) -> list[Scene]:
     half.mkdir()
     for file in sorted(old.iterdir())[::2]:
         shutil.copy2(file, half / file.name, follow_symlinks=False)
-    stores = {}
-    for name, images in (("all", old), ("some", half), ("new", new)):
-        stores[name] = folder / f"{name}.store"
-        run_to_end(partial(computed, images, stores[name]), folder)
+    whole, part = folder / "whole.store", folder / "part.store"
+    for images, store in ((old, whole), (half, part)):
+        run_to_end(partial(computed, images, store), folder)
     scenes = [
         Scene("fresh", None, partial(computed, old)),
-        Scene("grown", stores["some"], partial(computed, old)),
-        Scene("changed", stores["all"], partial(computed, new)),
-        Scene("compact", stores["all"], compacted),
-        Scene("prune", stores["all"], partial(pruned, half)),
+        Scene("grown", part, partial(computed, old)),
+        Scene("changed", whole, partial(computed, new)),
+        Scene("compact", whole, compacted),
+        Scene("prune", whole, partial(pruned, half)),
     ]
+    scenes = [scene for scene in scenes if scene.name in only]
     for scene in scenes:
         store = scene.place(folder / "undisturbed")
         scene.was = rows_of(store) if scene.before else {}
@@ -416,9 +416,7 @@ def kills(
     chance = random.Random(seed)
     found: dict[str, Any] = {}
     with room() as folder:
-        for scene in make_scenes(folder) if runs or steps else ():
-            if scene.name not in only:
-                continue
+        for scene in make_scenes(folder, only) if runs or steps else ():
             wanted = -(-runs // 8 if scene.name in ("compact", "prune") else -runs // 3)
             counts: Counter[str] = Counter()
             while counts["killed"] < wanted:
@@ -673,7 +671,7 @@ def fill(
     sizes = [file.stat().st_size for file in reference.iterdir()] if scene.before else []
     start_kib = 4 + sum(4 * -(-size // 4096) for size in sizes)
     for _ in range(rounds):
-        room_kib = 4 * chance.randrange(1, 18 if scene.name in ("fresh", "grown") else 4)
+        room_kib = 4 * chance.randrange(1, {"fresh": 16, "grown": 7}.get(scene.name, 4))
         with mounted(place, start_kib + room_kib):
             store = place / "store"
             if scene.before:

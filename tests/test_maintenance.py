@@ -186,3 +186,16 @@ def test_an_empty_store_stays_empty(tmp_path):
     store = EmbeddingStore.create(tmp_path / "empty", SPEC)
     assert store.compact().n_after == 0
     assert store.prune(["a"]) == 0
+
+
+def test_what_is_replaced_goes_only_when_what_replaces_it_is_safe(store, monkeypatch):
+    order = []
+    really = {name: getattr(os, name) for name in ("fsync", "replace", "unlink")}
+    for name in really:
+        monkeypatch.setattr(
+            os, name, lambda *a, name=name, **o: order.append(name) or really[name](*a, **o)
+        )
+    parts = store.parts()
+    store.put_part(LARGE, rows(store, a0=[0, 2, 3]), replaces=parts)
+    store.finish()
+    assert order == ["fsync", "replace", "fsync", *["unlink"] * len(parts), "fsync"]

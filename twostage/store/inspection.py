@@ -85,7 +85,7 @@ class Fault:
 
 def describe(store: "EmbeddingStore") -> StoreInfo:
     """Say what a store holds; it may be written meanwhile."""
-    columns = ["image", "content_hash", "error", "seen"]
+    columns = ["content_hash", "error", "seen"]
     parts = store.scan(lambda part: (store.read_part(part, columns), store.files.size_bytes(part)))
     rows = pa.concat_tables([store.schema.empty_table().select(columns), *(p[0] for p in parts)])
     fine = rows.filter(pc.is_null(rows["error"]))
