@@ -199,3 +199,18 @@ def test_what_is_replaced_goes_only_when_what_replaces_it_is_safe(store, monkeyp
     store.put_part(LARGE, rows(store, a0=[0, 2, 3]), replaces=parts)
     store.finish()
     assert order == ["fsync", "replace", "fsync", *["unlink"] * len(parts), "fsync"]
+
+
+def test_a_listing_that_misses_what_comes_and_goes_is_not_believed(store, monkeypatch):
+    store.compact()
+    before = table(store)
+    store.write_part("part-000005.parquet", rows(store, z=[1, 2, 3]))
+    really_list, n_listed = store.files.names, 0
+
+    def list_torn():
+        nonlocal n_listed
+        n_listed += 1
+        return [n for n in really_list() if n != LARGE or n_listed > 1]
+
+    monkeypatch.setattr(store.files, "names", list_torn)
+    assert len(table(store)) == len(before) + 1

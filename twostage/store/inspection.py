@@ -90,11 +90,12 @@ def describe(store: "EmbeddingStore") -> StoreInfo:
     rows = pa.concat_tables([store.schema.empty_table().select(columns), *(p[0] for p in parts)])
     fine = rows.filter(pc.is_null(rows["error"]))
     errors = rows["error"].drop_null().to_pylist()
+    versions = store.record.get("versions")
     return StoreInfo(
         path=str(store.path),
         spec=store.spec,
         format_version=store.record["format_version"],
-        versions=store.record.get("versions", {}),
+        versions=dict(versions) if isinstance(versions, dict) else {},
         n_rows=len(rows),
         n_embedded=len(fine),
         n_contents=len(pc.unique(fine["content_hash"])),

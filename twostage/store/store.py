@@ -471,7 +471,15 @@ class EmbeddingStore:
                     raise
 
     def _listed_parts(self) -> list[str]:
-        return sorted(filter(PART.fullmatch, self.files.names()), key=span)
+        """List the parts, until two listings agree.
+
+        A listing during which files come and go may have missed both what was put together and
+        what it was made of; the next one has the first.
+        """
+        listed = None
+        while listed != (again := sorted(filter(PART.fullmatch, self.files.names()), key=span)):
+            listed = again
+        return again
 
     def _without_replaced(self, listed: Sequence[str]) -> list[str]:
         replaced = self._replaced(listed)
@@ -493,8 +501,8 @@ class EmbeddingStore:
 
     def _replaced_by(self, part: str) -> list[str]:
         with self._opened(part) as file:
-            noted = file.schema_arrow.metadata.get(REPLACES_KEY, b"[]")
-            return [str(name) for name in json.loads(noted)]
+            noted = json.loads(file.schema_arrow.metadata.get(REPLACES_KEY, b"[]"))
+            return noted if isinstance(noted, list) else []
 
     def _index_of(self, part: str) -> pa.Table:
         rows = self.read_part(part, INDEX_COLUMNS).replace_schema_metadata(None)
