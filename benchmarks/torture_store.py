@@ -12,6 +12,7 @@ Results go to artifacts/torture.json by `python benchmarks/torture.py`.
 """
 
 import json
+import math
 import os
 import random
 import shutil
@@ -45,7 +46,7 @@ from twostage.store.store import EmbeddingStore
 
 N_IMAGES = 20
 SHARD_SIZE = 4
-COMMAND_LINE_IMAGES = 1400  # two parts
+COMMAND_LINE_IMAGES = 3400  # four parts
 SIZE_PX = 24
 GRID = 4
 NETWORK = ("--backbone", "mobilenet_v2_035", "--weights", "random", "--image-size", "32")
@@ -417,7 +418,7 @@ def kills(
     found: dict[str, Any] = {}
     with room() as folder:
         for scene in make_scenes(folder, only) if runs or steps else ():
-            wanted = -(-runs // 8 if scene.name in ("compact", "prune") else -runs // 3)
+            wanted = math.ceil(runs / (8 if scene.name in ("compact", "prune") else 3))
             counts: Counter[str] = Counter()
             while counts["killed"] < wanted:
                 counts += kill_once(scene, folder, chance)
@@ -434,49 +435,56 @@ def kills(
 def kill_command_lines(folder: Path, n: int, chance: random.Random) -> dict[str, Any]:
     """Kill `twostage extract` with a network, over and over on one store until it is done."""
     images = write_images(folder / "many", COMMAND_LINE_IMAGES)
-    for _ in range(2):  # the first converts the network
-        shutil.rmtree(folder / "undisturbed", ignore_errors=True)
-        started = time.perf_counter()
-        extract_by_command(images, folder / "undisturbed").communicate()
-        seconds = time.perf_counter() - started
+    extract_by_command(images, folder / "undisturbed").communicate()
     after, store = rows_of(folder / "undisturbed"), folder / "killed.store"
     counts: Counter[str] = Counter()
     exits: list[dict[str, Any]] = []
     differences = [0.0]
-    while counts["killed"] < n:
-        how = chance.choice((signal.SIGKILL, signal.SIGKILL, signal.SIGINT, signal.SIGTERM))
+    while counts["killed"] < n or store.exists():
         process = extract_by_command(images, store)
-        try:
-            process.communicate(timeout=chance.uniform(0.1, 1.1) * seconds)
-        except subprocess.TimeoutExpired:
+        if counts["killed"] < n:
+            wait_for_parts(process, store, n_parts(store) + chance.choice((0, 1)))
+            time.sleep(chance.uniform(0, 2))
+        if counts["killed"] < n and process.poll() is None:
+            how = chance.choice((signal.SIGKILL, signal.SIGKILL, signal.SIGINT, signal.SIGTERM))
             sent = time.perf_counter()
             process.send_signal(how)
             said = process.communicate()[1]
             counts["killed"] += 1
             if how != signal.SIGKILL:
                 exits.append(check_exit(process, how, said, time.perf_counter() - sent))
+        process.communicate()
         found = rows_of(store) if EmbeddingStore.exists_at(store) else {}
         counts["found half done"] += 0 < len(found) < len(after)
         differences += [difference(found[image], after[image]) for image in found]
         if len(found) == len(after):
             counts["stores finished"] += 1
             shutil.rmtree(store)
-    extract_by_command(images, store).communicate()
-    differences += [difference(row, rows_of(store)[image]) for image, row in after.items()]
     return {
         **counts,
-        "stores finished": counts["stores finished"] + 1,
         "rows compared": len(differences) - 1,
         "largest difference": max(differences),
         "interrupted": exits,
     }
 
 
+def n_parts(store: Path) -> int:
+    """Count the parts that there are."""
+    return len(list(store.glob("part-*.parquet")))
+
+
+def wait_for_parts(process: "subprocess.Popen[str]", store: Path, n: int) -> None:
+    """Wait until there are so many parts, or the process ends."""
+    while process.poll() is None and n_parts(store) < n:
+        time.sleep(0.02)
+
+
 def extract_by_command(images: Path, store: Path) -> "subprocess.Popen[str]":
     """Start `twostage extract`."""
     code = "from twostage.cli.main import main; main()"
     command = [sys.executable, "-c", code, "extract", images, "-o", store, *NETWORK, *VARIANT]
-    return subprocess.Popen([*map(str, command), "--quiet"], stderr=subprocess.PIPE, text=True)
+    ours = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+    return subprocess.Popen([*map(str, command), "--quiet"], text=True, **ours)
 
 
 def check_exit(
