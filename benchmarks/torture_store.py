@@ -453,7 +453,7 @@ def kill_command_lines(folder: Path, n: int, chance: random.Random) -> dict[str,
             counts["killed"] += 1
             if how != signal.SIGKILL:
                 exits.append(check_exit(process, how, said, time.perf_counter() - sent))
-        process.communicate()
+        process.wait()
         found = rows_of(store) if EmbeddingStore.exists_at(store) else {}
         counts["found half done"] += 0 < len(found) < len(after)
         differences += [difference(found[image], after[image]) for image in found]
