@@ -5,6 +5,8 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from contextlib import nullcontext, suppress
 
 import pytest
 from click.testing import CliRunner
@@ -106,13 +108,23 @@ print([name for name in heavy if name in sys.modules])
     assert said.stdout.splitlines()[-1] == "[]"
 
 
-def test_a_run_that_is_told_to_end_ends_as_by_ctrl_c(run, photos, tmp_path, monkeypatch):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("is_swallowed", [False, True])
+def test_an_interrupt_ends_a_run_even_where_a_library_swallows_it(
+    run, photos, tmp_path, monkeypatch, number, is_swallowed
+):
     def stop(*_):
-        os.kill(os.getpid(), signal.SIGTERM)
+        with suppress(KeyboardInterrupt) if is_swallowed else nullcontext():
+            os.kill(os.getpid(), number)
+        time.sleep(20)
+        pytest.fail("the interrupt was lost")
 
-    before = signal.getsignal(signal.SIGTERM)
+    before = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)]
+    monkeypatch.setattr("twostage.cli.main._AGAIN_AFTER_S", 0.05)
     monkeypatch.setattr("twostage.backbones.lazy.build", stop)
     said = run("extract", photos, "-o", tmp_path / "S")
     assert said.exit_code == 130
     assert "Run the same command again" in said.stderr
-    assert signal.getsignal(signal.SIGTERM) is before
+    after = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)]
+    assert after == before
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)

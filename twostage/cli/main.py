@@ -26,6 +26,8 @@ from twostage.cli.store import store
 from twostage.errors import TwoStageError
 
 INTERRUPTED = 130
+_INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)
+_AGAIN_AFTER_S = 2.0
 
 
 class _Group(click.Group):
@@ -37,7 +39,7 @@ class _Group(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         asks_for_help = {"-h", "--help"} & {*ctx.args, *ctx._protected_args}
         try:
-            with nullcontext() if asks_for_help else results_apart(), _stopped_as_by_ctrl_c():
+            with nullcontext() if asks_for_help else results_apart(), _interruptible():
                 return super().invoke(ctx)
         except TwoStageError as error:
             say(f"Error: {error}")
@@ -53,16 +55,26 @@ class _Group(click.Group):
 
 
 @contextmanager
-def _stopped_as_by_ctrl_c() -> Iterator[None]:
-    """Let SIGTERM, by which batch systems and containers stop a run, end it as Ctrl-C does."""
+def _interruptible() -> Iterator[None]:
+    """Let Ctrl-C end a command, and SIGTERM, by which batch systems and containers stop one.
+
+    The interrupt is repeated until it gets here: the import of Keras or TensorFlow may swallow it.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+    def interrupt(*_: object) -> None:
+        signal.setitimer(signal.ITIMER_REAL, _AGAIN_AFTER_S)
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, interrupt) for number in _INTERRUPTS}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
