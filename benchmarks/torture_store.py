@@ -747,6 +747,8 @@ def tell(name: str, found: dict[str, Any]) -> None:
 @click.group()
 def main() -> None:
     """Kill, crowd and starve runs that write stores."""
+    # A shell's background job ignores it, and so would all that it starts.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 seed_option = click.option("--seed", default=0, show_default=True)

@@ -26,8 +26,6 @@ from twostage.cli.store import store
 from twostage.errors import TwoStageError
 
 INTERRUPTED = 130
-_INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)
-_AGAIN_AFTER_S = 2.0
 
 
 class _Group(click.Group):
@@ -39,7 +37,7 @@ class _Group(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         asks_for_help = {"-h", "--help"} & {*ctx.args, *ctx._protected_args}
         try:
-            with nullcontext() if asks_for_help else results_apart(), _interruptible():
+            with nullcontext() if asks_for_help else results_apart(), _stopped_as_by_ctrl_c():
                 return super().invoke(ctx)
         except TwoStageError as error:
             say(f"Error: {error}")
@@ -55,26 +53,18 @@ class _Group(click.Group):
 
 
 @contextmanager
-def _interruptible() -> Iterator[None]:
-    """Let Ctrl-C end a command, and SIGTERM, by which batch systems and containers stop one.
-
-    The interrupt is repeated until it gets here: the import of Keras or TensorFlow may swallow it.
-    """
-    if threading.current_thread() is not threading.main_thread():
+def _stopped_as_by_ctrl_c() -> Iterator[None]:
+    """Let SIGTERM, by which batch systems and containers stop a run, end it as Ctrl-C does."""
+    before = signal.getsignal(signal.SIGTERM)
+    is_ours = threading.current_thread() is threading.main_thread()
+    if not is_ours or before is signal.SIG_IGN:
         yield
         return
-
-    def interrupt(*_: object) -> None:
-        signal.setitimer(signal.ITIMER_REAL, _AGAIN_AFTER_S)
-        raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, interrupt) for number in _INTERRUPTS}
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        signal.signal(signal.SIGTERM, before)
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
