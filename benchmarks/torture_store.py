@@ -450,7 +450,7 @@ def kill_command_lines(folder: Path, n: int, chance: random.Random) -> dict[str,
             sent = time.perf_counter()
             process.send_signal(how)
             said = process.communicate()[1]
-            counts["killed"] += 1
+            counts["killed"] += process.returncode != UNREADABLE  # or all was done
             if how != signal.SIGKILL:
                 exits.append(check_exit(process, how, said, time.perf_counter() - sent))
         process.wait()
@@ -492,7 +492,7 @@ def check_exit(
 ) -> dict[str, Any]:
     """See that an interrupted command ends soon, with its exit code and a word on how to go on."""
     is_told = process.returncode == 130 and "Run the same command again" in said
-    is_early = process.returncode == -how and not said  # Python itself was still starting
+    is_early = process.returncode == -how and ", in invoke" not in said  # Python was starting
     is_late = process.returncode == UNREADABLE and not said  # all was done
     if not (is_told or is_early or is_late):
         raise WrongError(f"Interrupted by {how}: exit {process.returncode}: {said}")
