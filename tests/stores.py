@@ -11,6 +11,27 @@ from twostage.seen import SeenRows
 from twostage.store.schema import embedding_array
 from twostage.store.store import EmbeddingStore
 
+SPEC = {"architecture": "fake", "dim": 3, "storage_dtype": "float32"}
+
+
+def rows(store: EmbeddingStore, **embeddings: Sequence[float] | None) -> pa.Table:
+    """Make rows from ``image=embedding``; an image without one has an error."""
+    is_valid = np.array([vector is not None for vector in embeddings.values()])
+    matrix = np.array([vector or [np.nan] * 3 for vector in embeddings.values()], np.float32)
+    n = len(embeddings)
+    columns = {
+        "image": list(embeddings),
+        "content_hash": [f"hash of {image}" for image in embeddings],
+        "size_bytes": [5] * n,
+        "mtime_ns": [None] * n,
+        "width": [40] * n,
+        "height": [30] * n,
+        "embedding": embedding_array(matrix, is_valid, store.schema),
+        "error": [None if fine else "decode: broken" for fine in is_valid],
+        "seen": [False] * n,
+    }
+    return pa.table(columns, schema=store.schema)
+
 
 def write_store(
     folder: Path,

@@ -29,7 +29,7 @@ FLOORS = [
     ],
     ["splits", "weighted", "targets", "recipes", "features", "ridge", "saving", "seen"],
     ["images", "backbones", "store", "table", "blocks", "heads", "executors", "metrics"],
-    ["joins", "worker", "training", "intervals"],
+    ["joins", "worker", "training", "intervals", "pruning"],
     ["extraction", "rows", "labelled"],
     ["cache", "encoding"],
     ["members", "sources", "finetuning"],

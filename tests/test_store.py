@@ -1,10 +1,12 @@
 """A store is a folder of Parquet parts: committed whole, readable by others, never mixed."""
 
+import errno
 import json
 import os
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import duckdb
 import numpy as np
@@ -14,12 +16,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from filelock import FileLock
+from stores import SPEC, rows
 
 from twostage.errors import StoreError
+from twostage.seen import SeenRows
+from twostage.store.files import StoreFiles, check_folder, delete_files, make_folder
+from twostage.store.locking import locked
 from twostage.store.schema import embedding_array, embedding_matrix, part_schema
 from twostage.store.store import EmbeddingStore
 
-SPEC = {"architecture": "fake", "dim": 3, "storage_dtype": "float32"}
 PART = "part-000000.parquet"
 HOLD = """
 import sys
@@ -41,25 +46,6 @@ def small(tmp_path):
     store = EmbeddingStore.create(tmp_path / "store", SPEC)
     store.write_part(PART, rows(store, a=[1, 2, 3], b=None, c=[7, 8, 9]))
     return store
-
-
-def rows(store, **embeddings):
-    """Make rows from ``image=embedding``; an image without one has an error."""
-    is_valid = np.array([vector is not None for vector in embeddings.values()])
-    matrix = np.array([vector or [np.nan] * 3 for vector in embeddings.values()], np.float32)
-    n = len(embeddings)
-    columns = {
-        "image": list(embeddings),
-        "content_hash": [f"hash of {image}" for image in embeddings],
-        "size_bytes": [5] * n,
-        "mtime_ns": [None] * n,
-        "width": [40] * n,
-        "height": [30] * n,
-        "embedding": embedding_array(matrix, is_valid, store.schema),
-        "error": [None if fine else "decode: broken" for fine in is_valid],
-        "seen": [False] * n,
-    }
-    return pa.table(columns, schema=store.schema)
 
 
 def contents(store):
@@ -288,7 +274,8 @@ def test_leftovers_of_a_killed_run_go_with_the_next_lock_and_nothing_else(small)
 
 
 def test_a_second_writer_is_refused_naming_this_process(small):
-    message = rf"is being written by process {os.getpid()} on \S.*\. Wait for it to end"
+    since = r"since 2\d{3}-\d\d-\d\d \d\d:\d\d:\d\d\S+"
+    message = rf"is being written by process {os.getpid()} on \S+ {since}\. Wait for it to end"
     with small.lock(), pytest.raises(StoreError, match=message), small.lock():
         pytest.fail("two runs held the store")
 
@@ -359,3 +346,140 @@ def test_the_length_of_a_damaged_store_is_a_store_error(small):
     (small.path / "part-000000.parquet").write_bytes(b"PAR1")
     with pytest.raises(StoreError, match="can't be read"):
         len(small)
+
+
+def test_a_store_that_another_run_takes_away_is_made_again_by_the_one_that_waits(
+    small, monkeypatch, caplog
+):
+    has_tried, is_there = threading.Event(), []
+
+    class AnnouncingLock(FileLock):
+        def _acquire(self):
+            super()._acquire()
+            has_tried.set()
+
+    def wait_for_it():
+        with locked(small.path, wait=True):
+            is_there.append(small.path.is_dir())
+
+    second = threading.Thread(target=wait_for_it)
+    with caplog.at_level("INFO", "twostage"), small.lock():
+        monkeypatch.setattr("twostage.store.locking.FileLock", AnnouncingLock)
+        second.start()
+        assert has_tried.wait(timeout=20)
+        delete_files(small.path)
+    second.join(timeout=20)
+    assert is_there == [True]
+    assert f"Waiting for process {os.getpid()} on " in caplog.text
+    assert not small.path.exists()
+
+
+def test_a_killed_deletion_leaves_a_store(small, monkeypatch):
+    def die(path, **_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pathlib.Path.unlink", die)
+    with pytest.raises(KeyboardInterrupt):
+        delete_files(small.path)
+    monkeypatch.undo()
+    assert contents(small)
+    (small.path / PART).unlink()
+    delete_files(small.path)
+    assert files(small.path) == []
+
+
+def test_a_file_is_synced_before_it_gets_its_name_and_its_folder_after(small, monkeypatch):
+    order = []
+    really = {name: getattr(os, name) for name in ("fsync", "replace", "mkdir")}
+
+    def recorded(name):
+        def call(target, *more, **options):
+            path = Path(more[0] if name == "replace" else target) if name != "fsync" else None
+            path = path or Path(f"/proc/self/fd/{target}").readlink()
+            order.append((name, path.name))
+            return really[name](target, *more, **options)
+
+        return call
+
+    for name in really:
+        monkeypatch.setattr(f"twostage.store.files.os.{name}", recorded(name))
+    small.write_part("part-000001.parquet", rows(small, d=[4, 4, 4]))
+    assert order == [
+        ("fsync", "_tmp-part-000001.parquet~"),
+        ("replace", "part-000001.parquet"),
+        ("fsync", "store"),
+    ]
+    order.clear()
+    make_folder(small.path / "a" / "b")
+    assert order == [("mkdir", "a"), ("fsync", "store"), ("mkdir", "b"), ("fsync", "a")]
+
+
+def test_a_store_that_vanishes_is_an_error_that_says_so(small):
+    part = rows(small, d=[4, 4, 4])
+    moved = small.path.rename(small.path.with_name("moved"))
+    for look in (small.parts, small.index, small.to_pandas, lambda: len(small)):
+        with pytest.raises(StoreError, match=r"can't be listed: No such file.* Check that"):
+            look()
+    with pytest.raises(StoreError, match=r"is gone: its folder was moved, deleted or unmounted"):
+        small.write_part("part-000001.parquet", part)
+    small.path.mkdir()
+    with pytest.raises(StoreError, match=r"is gone: its folder was moved, deleted or unmounted"):
+        small.write_part("part-000001.parquet", part)
+    assert files(small.path) == []
+    assert files(moved) == ["_store.json", PART]
+
+
+def test_a_disk_that_can_not_be_read_is_no_damage(small, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(small.files, "open", refuse)
+    with pytest.raises(StoreError, match=r"can't be read: .*Input/output error.* Check disk and"):
+        small.index()
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        *(None, [], {}, SPEC | {"dim": "3"}, SPEC | {"dim": -1}, SPEC | {"dim": 1.5}),
+        *(SPEC | {"dim": 2**40}, SPEC | {"storage_dtype": "int8"}),
+    ],
+)
+def test_a_record_that_does_not_say_what_embeddings_look_like_is_refused(small, spec):
+    path = small.path / "_store.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"spec": spec}))
+    with pytest.raises(StoreError, match="does not say which backbone made it"):
+        EmbeddingStore(small.path)
+
+
+def test_a_store_can_not_be_made_or_remembered_on_a_full_disk(tmp_path, monkeypatch):
+    store = EmbeddingStore.create(tmp_path / "store", SPEC, seen=SeenRows(is_known=False))
+
+    def refuse(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("twostage.store.files.os.replace", refuse)
+    for write in (
+        lambda: EmbeddingStore.create(tmp_path / "other", SPEC),
+        lambda: store.remember(SeenRows()),
+        lambda: store.lock().__enter__(),
+    ):
+        with pytest.raises(StoreError, match=r"Can't write the store .*: No space left on device"):
+            write()
+    monkeypatch.undo()
+    assert not EmbeddingStore(store.path).seen.is_known
+
+
+def test_a_folder_in_which_a_store_is_being_made_is_no_wrong_place(tmp_path, monkeypatch):
+    really_list = StoreFiles.names
+    (tmp_path / "_lock").touch()
+
+    def list_late(self):
+        monkeypatch.undo()
+        store = EmbeddingStore.create(self.folder, SPEC)
+        store.write_part(PART, rows(store, a=[1, 2, 3]))
+        return really_list(self)
+
+    monkeypatch.setattr(StoreFiles, "names", list_late)
+    check_folder(tmp_path)
+    assert EmbeddingStore.exists_at(tmp_path)

@@ -24,7 +24,7 @@ from twostage.fingerprint import hash_json
 from twostage.images.loading import ImageLoader
 from twostage.images.references import Reference, find_images, list_images
 from twostage.pixels import MAX_PIXELS
-from twostage.store.files import check_folder
+from twostage.store.files import check_folder, delete_files
 from twostage.store.locking import locked
 from twostage.store.planning import make_plan
 from twostage.store.store import EmbeddingStore
@@ -309,6 +309,7 @@ def _opened(path: Path, backbone: LazyBackbone, wait: bool) -> Iterator[Embeddin
             store = EmbeddingStore.create(path, spec.to_dict(), spec.identity, backbone.seen())
         else:
             store = EmbeddingStore(path)
+            store.finish()
             backbone.expect(BackboneSpec.from_dict(store.spec, path))
             if not store.seen.is_known:
                 store.remember(backbone.seen() or store.seen)
@@ -316,7 +317,7 @@ def _opened(path: Path, backbone: LazyBackbone, wait: bool) -> Iterator[Embeddin
             yield store
         except BaseException as error:
             if is_new and (not store.parts() or isinstance(error, _NothingReadableError)):
-                store.delete()
+                delete_files(path)
             raise
 
 

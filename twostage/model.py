@@ -264,8 +264,9 @@ def _check_that_it_predicts(model: AnyModel) -> None:
         is_staged = isinstance(model, StagedModel)
         seen: Any = [blocks] * len(model.backbones) if is_staged else blocks
         outputs = model.outputs(frame, seen)
-        for member in () if is_staged else model.members:  # those of a part: when it was read
-            member.check_codes(frame, blocks)
+        if isinstance(model, FittedModel):  # the members of a part are checked when it is read
+            for member in model.members:
+                member.check_codes(frame, blocks)
     wanted = (2,) if model.classes is None else (2, len(model.classes))
     if outputs.shape != wanted:
         raise ValueError(f"it predicts an array of shape {outputs.shape}, not {wanted}")

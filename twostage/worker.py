@@ -232,7 +232,7 @@ class ShardWorker:
 
     def _is_committed(self, part: str, rows: pa.Table) -> bool:
         """Whether the part holds these very rows, so that it need not be written again."""
-        if part not in self._store.parts():
+        if not self._store.has_part(part):
             return False
         names = [name for name in rows.schema.names if name != "embedding"]
         old = {row["image"]: row for row in self._store.read_part(part, names).to_pylist()}

@@ -2,8 +2,11 @@
 
 import logging
 import os
+import signal
+import threading
 import warnings
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import click
@@ -20,6 +23,7 @@ from twostage.cli.fit import fit
 from twostage.cli.output import results_apart, say
 from twostage.cli.predict import predict
 from twostage.cli.report import report
+from twostage.cli.store import store
 from twostage.errors import TwoStageError
 
 INTERRUPTED = 130
@@ -34,7 +38,7 @@ class _Group(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         asks_for_help = {"-h", "--help"} & {*ctx.args, *ctx._protected_args}
         try:
-            with nullcontext() if asks_for_help else results_apart():
+            with nullcontext() if asks_for_help else results_apart(), _stopped_as_by_ctrl_c():
                 return super().invoke(ctx)
         except TwoStageError as error:
             say(f"Error: {error}")
@@ -47,6 +51,21 @@ class _Group(click.Group):
         except KeyboardInterrupt:
             say("Interrupted. Run the same command again: what is finished stays.")
             ctx.exit(INTERRUPTED)
+
+
+@contextmanager
+def _stopped_as_by_ctrl_c() -> Iterator[None]:
+    """Let SIGTERM, by which batch systems and containers stop a run, end it as Ctrl-C does."""
+    before = signal.getsignal(signal.SIGTERM)
+    is_ours = threading.current_thread() is threading.main_thread()
+    if not is_ours or before is signal.SIG_IGN:
+        yield
+        return
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -72,6 +91,6 @@ def main() -> None:
     logging.getLogger("twostage").setLevel(logging.INFO)
 
 
-_IN_ORDER = (extract, finetune, fit, predict, evaluate, benchmark, report, demo, backbones, cache)
-for _command in _IN_ORDER:
+_WORK = (extract, finetune, fit, predict, evaluate, benchmark, report, demo)
+for _command in (*_WORK, backbones, store, cache):
     main.add_command(_command)

@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 
 SPEC_KEY = b"twostage.spec"
+REPLACES_KEY = b"twostage.replaces"  # names of the parts whose rows are here now
 INDEX_COLUMNS = (
     "image",
     "content_hash",

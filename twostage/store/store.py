@@ -2,11 +2,11 @@
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -18,14 +18,36 @@ from twostage.fingerprint import hash_bytes, hash_file
 from twostage.opening.files import read_json
 from twostage.opening.records import checked
 from twostage.seen import SeenRows
-from twostage.store.files import PART, RECORD, SEEN, check_folder, delete_files, replace_file
+from twostage.store.files import (
+    PART,
+    RECORD,
+    SEEN,
+    StoreFiles,
+    check_folder,
+    delete_files,
+    make_folder,
+    span,
+)
+from twostage.store.inspection import Fault, StoreInfo, describe, find_faults
 from twostage.store.locking import locked
-from twostage.store.schema import INDEX_COLUMNS, SPEC_KEY, embedding_matrix, part_schema
+from twostage.store.maintenance import ROWS_OF_A_LARGE_PART, Compaction, compact, drop_rows
+from twostage.store.schema import (
+    INDEX_COLUMNS,
+    REPLACES_KEY,
+    SPEC_KEY,
+    embedding_matrix,
+    part_schema,
+)
 
 FORMAT_VERSION = 2
 _LARGEST_DIM = 1 << 20
 _STORAGE_DTYPES = ("float32", "float16")
 _RECORDED_LIBRARIES = ("twostage", "keras", "numpy", "pillow", "pyarrow")
+T = TypeVar("T")
+
+
+class _GoneError(StoreError):
+    """A part that was listed is not there: another run has put its rows elsewhere meanwhile."""
 
 
 class EmbeddingStore:
@@ -42,8 +64,12 @@ class EmbeddingStore:
         The folder.
     spec : dict
         The backbone's record, as ``BackboneSpec.to_dict`` gives it.
+    record : dict
+        What its `_store.json` says.
     schema : pyarrow.Schema
         Of a part.
+    files : StoreFiles
+        What the folder holds.
 
     Raises
     ------
@@ -52,14 +78,16 @@ class EmbeddingStore:
 
     Notes
     -----
-    The listing is the truth: a part under its final name is committed. Everything else in the
-    folder begins with ``_`` or ``.``, so that ``pandas.read_parquet(folder)`` reads the parts.
+    The listing is the truth: a part under its final name is committed, but for those that another
+    part says it replaces. Everything else in the folder begins with ``_`` or ``.``, so that
+    ``pandas.read_parquet(folder)`` reads the parts. A store can be read while a run writes it.
     """
 
     def __init__(self, path: str | os.PathLike[str]):
         self.path = Path(path)
-        self._record = self._read_record()
-        self.spec: dict[str, Any] = self._record["spec"]
+        self.files = StoreFiles(self.path)
+        self.record = self._read_record()
+        self.spec: dict[str, Any] = self.record["spec"]
         self.schema = part_schema(self.spec)
 
     @classmethod
@@ -98,8 +126,8 @@ class EmbeddingStore:
             "versions": {name: version(name) for name in _RECORDED_LIBRARIES},
         }
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            _write_record(folder, record, seen)
+            make_folder(folder)
+            _write_record(StoreFiles(folder), record, seen)
         except OSError as error:
             raise StoreError(f"Can't write the store '{path}': {error.strerror}.") from error
         return cls(folder)
@@ -110,7 +138,7 @@ class EmbeddingStore:
         return (Path(path) / RECORD).is_file()
 
     def __len__(self) -> int:
-        return sum(len(self.read_part(part, ["image"])) for part in self.parts())
+        return sum(self.scan(lambda part: len(self.read_part(part, ["image"]))))
 
     def __repr__(self) -> str:
         return f"EmbeddingStore({str(self.path)!r})"
@@ -123,7 +151,7 @@ class EmbeddingStore:
     @property
     def seen(self) -> SeenRows:
         """What its backbone was trained on; unknown where a record of it is lost or damaged."""
-        digest = self._record["seen"]
+        digest = self.record["seen"]
         if digest is None:
             return SeenRows()
         file = self.path / SEEN
@@ -133,18 +161,42 @@ class EmbeddingStore:
 
     def remember(self, seen: SeenRows) -> None:
         """Note what its backbone was trained on, where that was not known."""
-        if seen.is_known and not self.seen.is_known:
-            _write_record(self.path, self._record, seen)
-            self._record = self._read_record()
+        if not seen.is_known or self.seen.is_known:
+            return
+        try:
+            _write_record(self.files, self.record, seen)
+        except OSError as error:
+            raise StoreError(f"Can't write the store '{self.path}': {error.strerror}.") from error
+        self.record = self._read_record()
 
     def parts(self) -> list[str]:
-        """Return the names of the committed parts, sorted."""
-        return sorted(name for name in os.listdir(self.path) if PART.fullmatch(name))
+        """Return the names of the committed parts, in the order of their numbers."""
+        return self._of_one_state(self._without_replaced)
+
+    def replaced_parts(self) -> list[str]:
+        """Return the names of parts whose rows another part has; only a killed run leaves any."""
+        return self._of_one_state(lambda listed: sorted(self._replaced(listed)))
+
+    def has_part(self, part: str) -> bool:
+        """Whether there is a part of that name."""
+        return self.files.has(part)
 
     def next_number(self) -> int:
         """Return the number of the next new part."""
-        numbers = (PART.fullmatch(name) for name in self.parts())
-        return max((int(match[1]) for match in numbers if match), default=-1) + 1
+        return max((span(part)[1] for part in self._listed_parts()), default=-1) + 1
+
+    def scan(self, read: Callable[[str], T]) -> list[T]:
+        """Apply a function to every part, all of one state of the store.
+
+        Parameters
+        ----------
+        read : callable
+            Takes the name of a part. Called again for all of them if parts were put together or
+            dropped meanwhile.
+        """
+        return self._of_one_state(
+            lambda listed: [read(part) for part in self._without_replaced(listed)]
+        )
 
     def index(self) -> pa.Table:
         """Return all rows without their embeddings, and the part each stands in.
@@ -156,13 +208,12 @@ class EmbeddingStore:
         """
         schema = pa.schema([self.schema.field(name) for name in INDEX_COLUMNS])
         empty = schema.append(pa.field("part", pa.string())).empty_table()
-        return pa.concat_tables([empty, *(self._index_of(part) for part in self.parts())])
+        return pa.concat_tables([empty, *self.scan(self._index_of)])
 
     def to_pandas(self) -> Any:
         """Return the whole store as a pandas DataFrame, one row per image."""
-        return pa.concat_tables(
-            [self.schema.empty_table(), *(self.read_part(part) for part in self.parts())]
-        ).to_pandas()
+        parts = self.scan(self.read_part)
+        return pa.concat_tables([self.schema.empty_table(), *parts]).to_pandas()
 
     def read_part(self, part: str, columns: Sequence[str] | None = None) -> pa.Table:
         """Return the rows of one part.
@@ -178,26 +229,54 @@ class EmbeddingStore:
     @contextmanager
     def _opened(self, part: str) -> Iterator[pq.ParquetFile]:
         """Open one part; what is read from it is of one state, also if it is replaced meanwhile."""
+        where = f"Part '{self.path / part}'"
         try:
-            with pq.ParquetFile(self.path / part, page_checksum_verification=True) as file:
-                if (file.schema_arrow.metadata or {}).get(SPEC_KEY) != self.schema.metadata[
-                    SPEC_KEY
-                ]:
-                    raise StoreError(
-                        f"Part '{self.path / part}' was made by another backbone than the store "
-                        "it lies in. Move it out of the folder."
-                    )
-                if not file.schema_arrow.equals(self.schema):
-                    raise ValueError("its columns are not those of a store's part")
+            with self._parquet(part) as file:
+                self._check_schema(where, file.schema_arrow)
                 yield file
         except StoreError:
             raise
+        except FileNotFoundError as error:
+            raise _GoneError(f"{where} is gone. Check that nothing deletes parts.") from error
         except Exception as error:  # of damaged parts, pyarrow raises almost anything
             reason = first_line(error)
+            if isinstance(error, OSError) and error.errno is not None:  # the system's, not Arrow's
+                raise StoreError(
+                    f"{where} can't be read: {reason}. Check disk and rights."
+                ) from error
             raise StoreError(
-                f"Part '{self.path / part}' can't be read ({reason}). Delete it and run the same "
+                f"{where} can't be read ({reason}). Delete it and run the same "
                 "'twostage extract' again: only its images are embedded anew."
             ) from error
+
+    @contextmanager
+    def _parquet(self, part: str) -> Iterator[pq.ParquetFile]:
+        with (
+            self.files.open(part) as source,
+            pq.ParquetFile(source, page_checksum_verification=True) as file,
+        ):
+            yield file
+
+    def _check_schema(self, where: str, found: pa.Schema) -> None:
+        spec = (found.metadata or {}).get(SPEC_KEY)
+        if spec != self.schema.metadata[SPEC_KEY]:
+            raise StoreError(
+                f"{where} was made by another backbone than the store it lies in"
+                f"{self._difference(spec)}. Move it out of the folder."
+            )
+        if not found.equals(self.schema):
+            raise StoreError(
+                f"{where} has not the columns of a store's part. Delete it and run the same "
+                "'twostage extract' again: only its images are embedded anew."
+            )
+
+    def _difference(self, found: bytes | None) -> str:
+        try:
+            theirs = json.loads(found or b"")
+            names = [name for name, mine in self.spec.items() if theirs.get(name) != mine]
+            return ": " + "; ".join(f"{n} is {theirs.get(n)}, not {self.spec[n]}" for n in names)
+        except (ValueError, AttributeError):
+            return ": it does not say which"
 
     def embeddings(self, images: Sequence[str]) -> np.ndarray:
         """Return the embeddings of images, in the order given.
@@ -235,33 +314,131 @@ class EmbeddingStore:
         StoreError
             If the disk does not take it; the store is as it was.
         """
-        if (self.path / part).exists():
+        if self.has_part(part):
             old = self.read_part(part)
             is_kept = pc.invert(pc.is_in(old["image"], value_set=rows["image"].combine_chunks()))
             rows = pa.concat_tables([old.filter(is_kept), rows])
+        self.put_part(part, rows)
+
+    def put_part(self, part: str, rows: pa.Table, replaces: Sequence[str] = ()) -> None:
+        """Commit a part with these rows and no others, whole or not at all.
+
+        Parameters
+        ----------
+        part : str
+            Its name.
+        rows : pyarrow.Table
+            In the store's schema.
+        replaces : sequence of str
+            Parts that don't count from then on, though they may still be there.
+
+        Raises
+        ------
+        StoreError
+            If the disk does not take it; the store is as it was.
+        """
+        noted = {REPLACES_KEY: json.dumps(list(replaces)).encode()} if replaces else {}
+        table = rows.cast(self.schema).replace_schema_metadata({**self.schema.metadata, **noted})
         sink = pa.BufferOutputStream()
         pq.write_table(
-            rows.cast(self.schema),
+            table,
             sink,
             compression="zstd",
             use_dictionary=["error"],
             write_page_checksum=True,  # a flipped bit would be another embedding
         )
+        if not self.files.has(RECORD):
+            raise StoreError(
+                f"The store '{self.path}' is gone: its folder was moved, deleted or unmounted "
+                "while a run wrote it. Put it back to go on, or extract again."
+            )
         try:
-            replace_file(self.path / part, sink.getvalue())
+            self.files.replace(part, sink.getvalue())
         except OSError as error:
             raise StoreError(
                 f"Can't write '{self.path / part}': {error.strerror}. The store holds all parts "
                 "written before; run the same command again to continue."
             ) from error
 
-    def lock(self, *, wait: bool = False) -> AbstractContextManager[None]:
+    def delete_parts(self, parts: Iterable[str]) -> None:
+        """Delete parts.
+
+        Raises
+        ------
+        StoreError
+            If they can't be.
+        """
+        try:
+            self.files.delete(parts)
+        except OSError as error:
+            raise StoreError(
+                f"Can't delete parts of the store '{self.path}': {error.strerror}."
+            ) from error
+
+    def finish(self) -> None:
+        """Finish what a killed `compact` has left: delete the parts that others replace.
+
+        To be called while the lock is held.
+        """
+        replaced = self.replaced_parts()
+        if replaced:
+            self.delete_parts(replaced)
+
+    def info(self) -> StoreInfo:
+        """Say what it holds."""
+        return describe(self)
+
+    def verify(self) -> list[Fault]:
+        """Read all of it, and say what is wrong: schema, sums, rows, numbers, files.
+
+        Returns
+        -------
+        list of Fault
+            Empty if it holds what it says.
+        """
+        return find_faults(self)
+
+    def prune(self, images: Iterable[str]) -> int:
+        """Drop the rows of images, under its lock.
+
+        Parameters
+        ----------
+        images : iterable of str
+            Names as the store has them. `twostage.pruning.gone_images` tells which are gone.
+
+        Returns
+        -------
+        int
+            How many rows were dropped.
+        """
+        return drop_rows(self, images)
+
+    def compact(self, n_rows: int = ROWS_OF_A_LARGE_PART) -> Compaction:
+        """Put small parts together, under its lock; it can be read meanwhile.
+
+        Parameters
+        ----------
+        n_rows : int
+            Of a part, at most. A part is written anew where one of its images changes.
+
+        Returns
+        -------
+        Compaction
+            How many parts there were, and are.
+        """
+        return compact(self, n_rows)
+
+    @contextmanager
+    def lock(self, *, wait: bool = False) -> Iterator[None]:
         """Hold the store for one run that writes; see `twostage.store.locking.locked`."""
-        return locked(self.path, wait=wait)
+        with locked(self.path, wait=wait):
+            self.finish()
+            yield
 
     def delete(self) -> None:
         """Delete the store: its own files, and the folder if nothing else is in it."""
-        delete_files(self.path)
+        with locked(self.path):
+            delete_files(self.path)
 
     def _gather(self, column: str, wanted: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """Collect the embeddings of the rows whose ``column`` holds the wanted values.
@@ -275,7 +452,8 @@ class EmbeddingStore:
         names = pa.array(wanted, pa.string())
         matrix = np.full((len(wanted), self.dim), np.nan, np.float32)
         is_found = np.zeros(len(wanted), dtype=bool)
-        for part in self.parts() if wanted else ():
+
+        def gather(part: str) -> None:
             with self._opened(part) as file:
                 keys = file.read(columns=[column, "error"])
                 fine = pc.if_else(pc.is_null(keys["error"]), keys[column], None)
@@ -286,7 +464,54 @@ class EmbeddingStore:
                     taken = embeddings.take(rows.take(pa.array(found)))
                     matrix[found] = embedding_matrix(taken, self.dim)
                     is_found[found] = True
+
+        if wanted:
+            self.scan(gather)
         return matrix, is_found
+
+    def _of_one_state(self, look: Callable[[list[str]], T]) -> T:
+        """Look at the listed parts; once more if one of them is gone by then."""
+        while True:
+            listed = self._listed_parts()
+            try:
+                return look(listed)
+            except _GoneError:
+                if self._listed_parts() == listed:
+                    raise
+
+    def _listed_parts(self) -> list[str]:
+        """List the parts, until two listings agree.
+
+        A listing during which files come and go may have missed both what was put together and
+        what it was made of; the next one has the first.
+        """
+        listed = None
+        while listed != (again := sorted(filter(PART.fullmatch, self.files.names()), key=span)):
+            listed = again
+        return again
+
+    def _without_replaced(self, listed: Sequence[str]) -> list[str]:
+        replaced = self._replaced(listed)
+        return [part for part in listed if part not in replaced]
+
+    def _replaced(self, listed: Sequence[str]) -> set[str]:
+        """Return which of the listed parts another one replaces.
+
+        A part's name says between which numbers those lie, so that few parts are asked, if any.
+        """
+        replaced: set[str] = set()
+        wide, last = "", -1
+        for part in sorted(listed, key=lambda part: (span(part)[0], -span(part)[1])):
+            if span(part)[1] > last:
+                wide, last = part, span(part)[1]
+            elif part in self._replaced_by(wide):
+                replaced.add(part)
+        return replaced
+
+    def _replaced_by(self, part: str) -> list[str]:
+        with self._opened(part) as file:
+            noted = json.loads(file.schema_arrow.metadata.get(REPLACES_KEY, b"[]"))
+            return noted if isinstance(noted, list) else []
 
     def _index_of(self, part: str) -> pa.Table:
         rows = self.read_part(part, INDEX_COLUMNS).replace_schema_metadata(None)
@@ -327,12 +552,12 @@ def _check_record(record: Mapping[str, Any]) -> None:
     checked(str | None, record["seen"], "seen")  # without it, nothing would count as seen
 
 
-def _write_record(folder: Path, record: Mapping[str, Any], seen: SeenRows | None) -> None:
+def _write_record(files: StoreFiles, record: Mapping[str, Any], seen: SeenRows | None) -> None:
     """Write a store's record, after the list of what its backbone has seen."""
     digest = None
     if seen is not None:
         data = seen.to_bytes() if seen.is_known else b""
         if seen.is_known:
-            replace_file(folder / SEEN, data)
+            files.replace(SEEN, data)
         digest = hash_bytes(data)
-    replace_file(folder / RECORD, json.dumps({**record, "seen": digest}, indent=1).encode())
+    files.replace(RECORD, json.dumps({**record, "seen": digest}, indent=1).encode())
