@@ -503,7 +503,7 @@ def test_a_part_of_other_columns_is_refused(tmp_path: Path) -> None:
     part = tmp_path / "part-000000.parquet"
     table = pq.read_table(part)
     pq.write_table(table.set_column(4, "width", pa.array([2**40])), part)
-    with pytest.raises(StoreError, match="columns are not those"):
+    with pytest.raises(StoreError, match="has not the columns"):
         store.index()
 
 

@@ -257,7 +257,7 @@ def _check_that_it_predicts(model: AnyModel) -> None:
     Exception
         Whatever comes of it.
     """
-    frame = pd.DataFrame({name: [np.nan, np.nan] for name in model.table_columns})
+    frame = pd.DataFrame(np.nan, index=range(2), columns=model.table_columns)
     blocks = {name: _two_images(name, dim) for name, dim in model.dims.items()}
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
