@@ -17,7 +17,7 @@ PACKAGE = Path(twostage.__file__).parent
 # Floors from the ground up. Rooms of one floor do not import each other.
 FLOORS = [
     ["errors", "fingerprint", "pixels", "folders", "throughput", "demo", "bootstrap"],
-    ["splits", "weighted", "targets", "recipes", "features", "ridge", "saving", "seen"],
+    ["splits", "weighted", "targets", "recipes", "features", "ridge", "saving", "seen", "remote"],
     ["images", "backbones", "store", "table", "blocks", "heads", "executors", "metrics"],
     ["joins", "worker", "training", "intervals"],
     ["extraction", "rows", "labelled"],

@@ -1,0 +1,514 @@
+"""Where images live: a folder, a list, tars, Parquet files, on a disk or behind a URL."""
+
+import glob
+import os
+import posixpath
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from twostage.errors import ImageError, ImagesError, PlaceError, UsageError, listed
+from twostage.images.files import File, LocalFile, RemoteFile
+from twostage.images.patterns import expand_braces, fixed_part, has_wildcard, is_pattern
+from twostage.images.references import (
+    EXTENSIONS,
+    PARQUET_ENDINGS,
+    TAR_ENDINGS,
+    Reference,
+    Source,
+    canonical_name,
+    check_folder,
+    encoded,
+    file_reference,
+    find_images,
+    is_image_name,
+    list_images,
+    match_names,
+    reference_to,
+)
+from twostage.images.tars import TarSource, read_members, uncompressed
+from twostage.remote import Remote, RemoteFacts, is_url, reason_of
+
+if TYPE_CHECKING:
+    from twostage.images.parquet import RowWindow
+
+PathLike = str | os.PathLike[str]
+CONTAINER_ENDINGS = (*TAR_ENDINGS, *PARQUET_ENDINGS)
+_ASKED_SINGLY = 1_000  # more names than a listing gives at once: then the listing is quicker
+_WHAT_IMAGES_ARE = (
+    "Give a folder, a list of files (text, one on each line), a .tar, a .parquet with their bytes, "
+    "or a URL of one."
+)
+
+
+class Place(ABC):
+    """Where images live."""
+
+    @abstractmethod
+    def list_images(self) -> list[Reference]:
+        """List all images, each name once.
+
+        Raises
+        ------
+        ImagesError
+            If there is none.
+        """
+
+    @abstractmethod
+    def find_images(self, names: Iterable[str]) -> tuple[dict[str, Reference], str | None]:
+        """Find the images that a table names.
+
+        Returns
+        -------
+        references : dict of str to Reference
+            For each different name; where there is no image, ``size_bytes`` is None.
+        note : str or None
+            What was done to the names, if they did not match as they are.
+        """
+
+    @abstractmethod
+    def exactly(self, names: Iterable[str]) -> dict[str, Reference]:
+        """Find the images of these very names: `find_images` that changes no name."""
+
+
+class Folder(Place):
+    """A folder of this machine, walked recursively.
+
+    Parameters
+    ----------
+    path : Path
+        Where it is.
+    """
+
+    def __init__(self, path: Path):
+        check_folder(path)
+        self.path = path
+
+    def list_images(self) -> list[Reference]:
+        return list_images(self.path)
+
+    def find_images(self, names: Iterable[str]) -> tuple[dict[str, Reference], str | None]:
+        names = list(dict.fromkeys(names))
+        by_url = references_by_url(filter(is_url, names))
+        found: dict[str, Reference] = {}
+        note = None
+        if len(by_url) < len(names):
+            found, note = find_images(self.path, (name for name in names if name not in by_url))
+        return {name: by_url.get(name) or found[name] for name in names}, note
+
+    def exactly(self, names: Iterable[str]) -> dict[str, Reference]:
+        names = list(dict.fromkeys(names))
+        by_url = references_by_url(filter(is_url, names))
+        return {
+            name: by_url.get(name) or reference_to(self.path, canonical_name(name, self.path))
+            for name in names
+        }
+
+
+class Listed(Place):
+    """A place whose images are all listed once.
+
+    Parameters
+    ----------
+    where : str
+        Its absolute path or URL.
+    """
+
+    def __init__(self, where: str):
+        self.where = where
+
+    @abstractmethod
+    def _listing(self) -> Iterable[Reference]:
+        """List all images."""
+
+    def _why_empty(self) -> str:
+        return f"none ends in {', '.join(EXTENSIONS)}"
+
+    @cached_property
+    def _known(self) -> dict[str, Reference]:
+        return {reference.image: reference for reference in self._listing()}
+
+    def list_images(self) -> list[Reference]:
+        if not self._known:
+            raise ImagesError(f"No images in '{self.where}': {self._why_empty()}.")
+        return list(self._known.values())
+
+    def find_images(self, names: Iterable[str]) -> tuple[dict[str, Reference], str | None]:
+        names = list(dict.fromkeys(names))
+        match = match_names([self._inside(name) for name in names], self._known)
+        keys = [key or self._inside(name) for name, key in zip(names, match.keys, strict=True)]
+        return self._in_order(names, keys), match.note
+
+    def exactly(self, names: Iterable[str]) -> dict[str, Reference]:
+        names = list(dict.fromkeys(names))
+        return self._in_order(names, [self._inside(name) for name in names])
+
+    def _inside(self, name: str) -> str:
+        """Return a name as this place would have it."""
+        return canonical_name(name.removeprefix(self.where + "/"))
+
+    def _in_order(self, names: Sequence[str], keys: Sequence[str]) -> dict[str, Reference]:
+        """Return what is at each name, as it lies in the place: tars and Parquet are read on."""
+        by_url = references_by_url(key for key in keys if is_url(key))
+        found = {
+            name: self._known.get(key) or by_url.get(key) or _nowhere(key, self.where)
+            for name, key in zip(names, keys, strict=True)
+        }
+        position = {image: number for number, image in enumerate(self._known)}
+        order = sorted(found, key=lambda name: position.get(found[name].image, len(position)))
+        return {name: found[name] for name in order}
+
+
+class Containers(Listed):
+    """Tars, or Parquet files: one, whose names are the images', or several, which come before.
+
+    Parameters
+    ----------
+    where : str
+        What the user calls them together.
+    files : sequence of (label, File)
+        Each with its name, relative to where they lie.
+    bytes_column : str or None
+        Of Parquet files, the column of bytes.
+    """
+
+    def __init__(
+        self, where: str, files: Sequence[tuple[str, File]], bytes_column: str | None = None
+    ):
+        super().__init__(where)
+        self._files = files
+        self._bytes_column = bytes_column
+
+    def _listing(self) -> Iterator[Reference]:
+        from twostage.images.parquet import RowWindow
+
+        window = RowWindow()
+        for label, file in self._files:
+            before = f"{label}/" if len(self._files) > 1 else ""
+            if file.where.lower().endswith(TAR_ENDINGS):
+                yield from _in_tar(file, before)
+            else:
+                yield from _in_parquet(file, before, self._bytes_column, window)
+
+
+class RemoteFolder(Listed):
+    """What is below a URL.
+
+    Parameters
+    ----------
+    remote : Remote
+        Where.
+    """
+
+    def __init__(self, remote: Remote):
+        super().__init__(remote.url)
+        self._remote = remote
+
+    def _listing(self) -> Iterable[Reference]:
+        root = self._remote.path.rstrip("/") + "/"
+        containers = []
+        images = []
+        for facts in self._remote.files():
+            name = facts.path.removeprefix(root)
+            if is_image_name(name):
+                images.append(self._reference(name, facts))
+            elif name.lower().endswith(TAR_ENDINGS):
+                containers.append((name, RemoteFile(self._remote, *facts)))
+        if images or not containers:
+            return images
+        return Containers(self.where, containers).list_images()
+
+    def exactly(self, names: Iterable[str]) -> dict[str, Reference]:
+        names = list(dict.fromkeys(names))
+        if len(names) > _ASKED_SINGLY:
+            return super().exactly(names)
+        keys = {name: self._inside(name) for name in names}
+        by_url = references_by_url(key for key in keys.values() if is_url(key))
+        inside = [key for key in keys.values() if key not in by_url]
+        paths = [posixpath.join(self._remote.path, key) for key in inside]
+        found = {
+            key: _nowhere(key, self.where) if fact is None else self._reference(key, fact)
+            for key, fact in zip(inside, self._remote.facts(paths), strict=True)
+        }
+        return {name: by_url.get(key) or found[key] for name, key in keys.items()}
+
+    def find_images(self, names: Iterable[str]) -> tuple[dict[str, Reference], str | None]:
+        names = list(dict.fromkeys(names))
+        if len(names) <= _ASKED_SINGLY:
+            found = self.exactly(names)
+            if any(reference.size_bytes is not None for reference in found.values()):
+                return found, None
+        return super().find_images(names)
+
+    def _reference(self, name: str, facts: RemoteFacts) -> Reference:
+        file = RemoteFile(self._remote, *facts)
+        return Reference(name, file.where, file.size_bytes, file.mtime_ns, file)
+
+
+class FileList(Listed):
+    """A text file that names images, one on each line.
+
+    Parameters
+    ----------
+    where : str
+        Path or URL of the text file.
+    lines : sequence of str
+        What it says.
+    folder : Place
+        What relative names start from.
+    """
+
+    def __init__(self, where: str, lines: Sequence[str], folder: Place):
+        super().__init__(where)
+        self._lines = lines
+        self._folder = folder
+
+    def _listing(self) -> Iterable[Reference]:
+        return self._folder.exactly(self._lines).values()
+
+    def _why_empty(self) -> str:
+        return "it is empty"
+
+    def _inside(self, name: str) -> str:
+        return canonical_name(name, getattr(self._folder, "path", None))
+
+
+class _Nowhere:
+    """Stands where there is no image."""
+
+    def read(self) -> bytes:
+        raise ImageError("read", "no such file")
+
+
+_NOWHERE: Source = _Nowhere()
+
+
+def open_place(where: PathLike, bytes_column: str | None = None) -> Place:
+    """Open the place where images live.
+
+    Parameters
+    ----------
+    where : path-like
+        A folder; a text file with a file name or URL on each line, relative to its folder; a tar;
+        a Parquet file with a column of image bytes; several tars or Parquet files, as a folder
+        that holds nothing else, a pattern with ``*``, or with braces as in
+        ``shards-{000..012}.tar``; or the URL of such, as fsspec knows them.
+    bytes_column : str, optional
+        Of a Parquet file, the column of bytes, if several could be it.
+
+    Returns
+    -------
+    Place
+
+    Raises
+    ------
+    UsageError
+        If there is no such place.
+    PlaceError
+        If what is behind a URL can't be reached.
+    ImagesError
+        If it is damaged.
+    """
+    text = os.fspath(where)
+    if text.startswith("file://"):
+        text = text.removeprefix("file://")
+    place = _open_remote(text, bytes_column) if is_url(text) else _open_local(text, bytes_column)
+    if bytes_column is not None and not isinstance(place, Containers):
+        raise UsageError(
+            f"--bytes-col names a column of a Parquet file, and '{text}' is none. Leave it out."
+        )
+    return place
+
+
+def absolute(reference: Reference) -> Reference:
+    """Name a reference by where its bytes are, as the cache does."""
+    if reference.source is None:
+        return file_reference(reference.path)
+    return reference._replace(image=reference.path)
+
+
+def references_by_url(urls: Iterable[str]) -> dict[str, Reference]:
+    """Return what is at each of some URLs."""
+    by_system: dict[str, list[str]] = {}
+    for url in urls:
+        by_system.setdefault("/".join(url.split("/")[:3]), []).append(url)
+    found = {}
+    for root, of_system in by_system.items():
+        remote = Remote(root)
+        paths = [Remote(url).path for url in of_system]
+        for url, fact in zip(of_system, remote.facts(paths), strict=True):
+            if fact is None:
+                found[url] = Reference(url, url, None, None, _NOWHERE)
+            else:
+                file = RemoteFile(remote, *fact)
+                found[url] = Reference(url, url, file.size_bytes, file.mtime_ns, file)
+    return found
+
+
+def _open_local(text: str, bytes_column: str | None) -> Place:
+    path = Path(text)
+    if path.is_dir():
+        files = _containers_alone(text)
+        if files:
+            return Containers(os.path.abspath(text), files, bytes_column)
+        return Folder(path)
+    if not path.exists() and is_pattern(text):
+        return _local_containers(text, bytes_column)
+    if not path.exists():
+        raise UsageError(f"The image folder '{text}' does not exist. Check the path.")
+    if text.lower().endswith(CONTAINER_ENDINGS):
+        return Containers(str(path.absolute()), [(path.name, LocalFile.at(text))], bytes_column)
+    _refuse_others(text)
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"'{text}' can't be read: {error.strerror}.") from error
+    lines = _lines(text, data, os.fsdecode)
+    return FileList(str(path.absolute()), lines, Folder(path.absolute().parent))
+
+
+def _open_remote(url: str, bytes_column: str | None) -> Place:
+    if is_pattern(url):
+        return _remote_containers(url, bytes_column)
+    remote = Remote(url)
+    if remote.kind() == "directory":
+        return RemoteFolder(remote)
+    if url.lower().endswith(CONTAINER_ENDINGS):
+        return Containers(url, [(posixpath.basename(url), _remote_file(remote))], bytes_column)
+    _refuse_others(url)
+    try:
+        data = remote.read(remote.path)
+    except Exception as error:  # each file system has its own
+        raise PlaceError(f"'{url}' can't be read: {reason_of(error)}.") from error
+    return FileList(url, _lines(url, data, bytes.decode), RemoteFolder(Remote(_parent(url))))
+
+
+def _remote_file(remote: Remote) -> RemoteFile:
+    (facts,) = remote.facts([remote.path])
+    if facts is None:
+        raise UsageError(f"There is nothing at '{remote.url}'. Check the bucket and the path.")
+    return RemoteFile(remote, *facts)
+
+
+def _containers_alone(folder: str) -> list[tuple[str, File]]:
+    """Return the tars, or else Parquet files, of a folder without images and other folders."""
+    names = []
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.name.startswith((".", "_")):
+                    continue
+                if entry.name.lower().endswith(EXTENSIONS) or entry.is_dir():
+                    return []
+                names.append(entry.name)
+    except OSError:
+        return []  # to list it says why
+    tars = sorted(name for name in names if name.lower().endswith(TAR_ENDINGS))
+    parquets = sorted(name for name in names if name.lower().endswith(PARQUET_ENDINGS))
+    return [(name, LocalFile.at(os.path.join(folder, name))) for name in tars or parquets]
+
+
+def _local_containers(pattern: str, bytes_column: str | None) -> Place:
+    paths = []
+    for one in expand_braces(pattern):
+        if has_wildcard(one):
+            paths += sorted(glob.glob(one, recursive=True))
+        else:
+            paths.append(one)
+    _check_containers(pattern, paths, [path for path in paths if not Path(path).is_file()])
+    start = fixed_part(pattern)
+    files = [(path.removeprefix(start), LocalFile.at(path)) for path in dict.fromkeys(paths)]
+    return Containers(os.path.abspath(pattern), files, bytes_column)
+
+
+def _remote_containers(pattern: str, bytes_column: str | None) -> Place:
+    urls: list[str] = []
+    for one in expand_braces(pattern):
+        if has_wildcard(one):
+            remote = Remote(one)
+            urls += [remote.url_of(path) for path in remote.glob()]
+        else:
+            urls.append(one)
+    urls = list(dict.fromkeys(urls))
+    references = references_by_url(urls)
+    missing = [url for url in urls if references[url].size_bytes is None]
+    _check_containers(pattern, urls, missing)
+    start = fixed_part(pattern)
+    sources = [(url.removeprefix(start), references[url].source) for url in urls]
+    files = [(label, file) for label, file in sources if isinstance(file, RemoteFile)]
+    return Containers(pattern, files, bytes_column)
+
+
+def _check_containers(pattern: str, found: Sequence[str], missing: Sequence[str]) -> None:
+    if not found:
+        raise UsageError(f"No file matches '{pattern}'. Check the pattern.")
+    if missing:
+        raise UsageError(
+            f"{len(missing)} of the {len(found)} files of '{pattern}' do not exist: "
+            f"{listed(missing)}. Correct the pattern, or bring them there."
+        )
+    others = [name for name in found if not name.lower().endswith(CONTAINER_ENDINGS)]
+    if others:
+        raise UsageError(
+            f"'{pattern}' matches '{others[0]}', which is no tar and no Parquet file. A pattern "
+            "stands for those; for images give their folder, or a list."
+        )
+
+
+def _refuse_others(where: str) -> None:
+    """Raise UsageError for files that a user might take for a place of images."""
+    name = where.lower()
+    if name.endswith(EXTENSIONS):
+        raise UsageError(f"'{where}' is one image. {_WHAT_IMAGES_ARE}")
+    if name.endswith((".csv", ".tsv")):
+        raise UsageError(
+            f"'{where}' is a table. Give it with --table, and as IMAGES the folder of its images."
+        )
+
+
+def _lines(where: str, data: bytes, decode: Callable[[bytes], str]) -> list[str]:
+    """Return the lines of a list of files that are not empty.
+
+    Raises
+    ------
+    UsageError
+        If it is no text.
+    """
+    if b"\0" in data:
+        raise UsageError(f"'{where}' is no text, and so no list of files. {_WHAT_IMAGES_ARE}")
+    lines = decode(data.removeprefix(b"\xef\xbb\xbf")).split("\n")
+    return [line.strip() for line in lines if line.strip()]
+
+
+def _parent(url: str) -> str:
+    return url.rsplit("/", 1)[0]
+
+
+def _in_tar(file: File, before: str) -> Iterator[Reference]:
+    file = uncompressed(file)
+    for member in read_members(file):
+        if is_image_name(member.name):
+            name = before + encoded(member.name)
+            path = f"{file.where}/{encoded(member.name)}"
+            if member.offset is None or member.size_bytes is None:
+                yield Reference(name, path, None, None, _NOWHERE)
+            else:
+                source = TarSource(file, member.offset, member.size_bytes)
+                # Written anew, a tar has a new time; its members' may stay what they are.
+                yield Reference(name, path, member.size_bytes, file.mtime_ns, source)
+
+
+def _in_parquet(
+    file: File, before: str, bytes_column: str | None, window: "RowWindow"
+) -> Iterator[Reference]:
+    from twostage.images.parquet import read_rows
+
+    for name, row in read_rows(file, bytes_column, window):
+        path = f"{file.where}/{row.group.leaf}/{name}"
+        yield Reference(before + name, path, file.size_bytes, file.mtime_ns, row)
+
+
+def _nowhere(name: str, where: str) -> Reference:
+    return Reference(encoded(name), f"{where}/{encoded(name)}", None, None, _NOWHERE)
