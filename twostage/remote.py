@@ -26,7 +26,7 @@ _TRANSIENT_TYPES = {
 }
 _NO_CREDENTIALS = {"NoCredentialsError", "PartialCredentialsError", "DefaultCredentialsError"}
 _OPTIONS = {"s3": {"max_concurrency": 1}}  # else each read of a file asks for its size first
-_INSTALL = {"s3": "'twostage[s3]'", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs"}
+_INSTALL = {"s3": "'twostage[s3]'", "gs": "'twostage[gcs]'", "gcs": "'twostage[gcs]'"}
 _TIMES = ("LastModified", "mtime", "updated", "last_modified", "modified", "created")
 
 
@@ -109,11 +109,6 @@ class Remote:
         with _explained(self.url):
             return sorted(retried(lambda: self._system.glob(self.path)))
 
-    def facts(self, paths: Iterable[str]) -> list[RemoteFacts | None]:
-        """Ask for each of some files; None where there is none."""
-        with ThreadPoolExecutor(N_READERS, thread_name_prefix="twostage-ask") as pool:
-            return list(pool.map(self._facts_of, paths))
-
     def read(self, path: str, start: int | None = None, end: int | None = None) -> bytes:
         """Read a file, or its bytes from ``start`` to before ``end``.
 
@@ -131,13 +126,20 @@ class Remote:
             file: BinaryIO = retried(lambda: self._system.open(path, "rb"))
             return file
 
-    def _facts_of(self, path: str) -> RemoteFacts | None:
+    def facts_of(self, path: str) -> RemoteFacts | None:
+        """Ask for a file; None if there is none."""
         try:
             with _explained(self.url_of(path)):
                 info = retried(lambda: self._system.info(path))
         except UsageError:
             return None
         return _facts(path, info) if info["type"] == "file" else None
+
+
+def ask_all(files: Iterable[tuple[Remote, str]]) -> list[RemoteFacts | None]:
+    """Ask for each of some files, by their paths; None where there is none."""
+    with ThreadPoolExecutor(N_READERS, thread_name_prefix="twostage-ask") as pool:
+        return list(pool.map(lambda file: file[0].facts_of(file[1]), files))
 
 
 def retried(work: Callable[[], Result]) -> Result:

@@ -130,7 +130,9 @@ class Unpacked:
         self.size_bytes = os.fstat(self._copy.fileno()).st_size
 
     def open(self) -> BinaryIO:
-        return os.fdopen(os.dup(self._copy.fileno()), "rb")
+        file = os.fdopen(os.dup(self._copy.fileno()), "rb")
+        file.seek(0)
+        return file
 
     def read_at(self, start: int, n_bytes: int) -> bytes:
         return os.pread(self._copy.fileno(), n_bytes, start)

@@ -19,7 +19,7 @@ from twostage.remote import is_transient, reason_of, retried
 # Where names stand in what Spark, img2dataset and others write.
 _NAME_COLUMNS = ("path", "key", "__key__", "file_name", "filename", "image_path", "image_id", "id")
 _BATCH_ROWS = 16
-_KEPT_BATCHES = 8  # threads ask for rows nearly in order
+_KEPT_BATCHES = 10  # more rows than a loader is ahead: what threads ask for is among them
 
 
 @dataclass(frozen=True)

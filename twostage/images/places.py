@@ -29,7 +29,7 @@ from twostage.images.references import (
     reference_to,
 )
 from twostage.images.tars import TarSource, read_members, uncompressed
-from twostage.remote import Remote, RemoteFacts, is_url, reason_of
+from twostage.remote import Remote, RemoteFacts, ask_all, is_url, reason_of
 
 if TYPE_CHECKING:
     from twostage.images.parquet import RowWindow
@@ -227,10 +227,10 @@ class RemoteFolder(Listed):
         keys = {name: self._inside(name) for name in names}
         by_url = references_by_url(key for key in keys.values() if is_url(key))
         inside = [key for key in keys.values() if key not in by_url]
-        paths = [posixpath.join(self._remote.path, key) for key in inside]
+        asked = ((self._remote, posixpath.join(self._remote.path, key)) for key in inside)
         found = {
             key: _nowhere(key, self.where) if fact is None else self._reference(key, fact)
-            for key, fact in zip(inside, self._remote.facts(paths), strict=True)
+            for key, fact in zip(inside, ask_all(asked), strict=True)
         }
         return {name: by_url.get(key) or found[key] for name, key in keys.items()}
 
@@ -331,19 +331,17 @@ def absolute(reference: Reference) -> Reference:
 
 def references_by_url(urls: Iterable[str]) -> dict[str, Reference]:
     """Return what is at each of some URLs."""
-    by_system: dict[str, list[str]] = {}
-    for url in urls:
-        by_system.setdefault("/".join(url.split("/")[:3]), []).append(url)
+    urls = list(dict.fromkeys(urls))
+    remotes = [Remote(url) for url in urls]
     found = {}
-    for root, of_system in by_system.items():
-        remote = Remote(root)
-        paths = [Remote(url).path for url in of_system]
-        for url, fact in zip(of_system, remote.facts(paths), strict=True):
-            if fact is None:
-                found[url] = Reference(url, url, None, None, _NOWHERE)
-            else:
-                file = RemoteFile(remote, *fact)
-                found[url] = Reference(url, url, file.size_bytes, file.mtime_ns, file)
+    for url, remote, facts in zip(
+        urls, remotes, ask_all((remote, remote.path) for remote in remotes), strict=True
+    ):
+        if facts is None:
+            found[url] = Reference(url, url, None, None, _NOWHERE)
+        else:
+            file = RemoteFile(remote, *facts)
+            found[url] = Reference(url, url, file.size_bytes, file.mtime_ns, file)
     return found
 
 
@@ -386,7 +384,7 @@ def _open_remote(url: str, bytes_column: str | None) -> Place:
 
 
 def _remote_file(remote: Remote) -> RemoteFile:
-    (facts,) = remote.facts([remote.path])
+    facts = remote.facts_of(remote.path)
     if facts is None:
         raise UsageError(f"There is nothing at '{remote.url}'. Check the bucket and the path.")
     return RemoteFile(remote, *facts)
@@ -424,21 +422,22 @@ def _local_containers(pattern: str, bytes_column: str | None) -> Place:
 
 
 def _remote_containers(pattern: str, bytes_column: str | None) -> Place:
-    urls: list[str] = []
+    found: list[tuple[Remote, str]] = []
     for one in expand_braces(pattern):
-        if has_wildcard(one):
-            remote = Remote(one)
-            urls += [remote.url_of(path) for path in remote.glob()]
-        else:
-            urls.append(one)
-    urls = list(dict.fromkeys(urls))
-    references = references_by_url(urls)
-    missing = [url for url in urls if references[url].size_bytes is None]
+        remote = Remote(one)
+        paths = remote.glob() if has_wildcard(one) else [remote.path]
+        found += [(remote, path) for path in paths]
+    facts = ask_all(found)
+    urls = [remote.url_of(path) for remote, path in found]
+    missing = [url for url, fact in zip(urls, facts, strict=True) if fact is None]
     _check_containers(pattern, urls, missing)
-    start = fixed_part(pattern)
-    sources = [(url.removeprefix(start), references[url].source) for url in urls]
-    files = [(label, file) for label, file in sources if isinstance(file, RemoteFile)]
-    return Containers(pattern, files, bytes_column)
+    root = Remote(fixed_part(pattern)).path.rstrip("/") + "/"
+    files = {
+        path.removeprefix(root): RemoteFile(remote, *fact)
+        for (remote, path), fact in zip(found, facts, strict=True)
+        if fact is not None
+    }
+    return Containers(pattern, list(files.items()), bytes_column)
 
 
 def _check_containers(pattern: str, found: Sequence[str], missing: Sequence[str]) -> None:
