@@ -12,14 +12,17 @@ import pytest
 from click.testing import CliRunner
 
 from twostage.backbones.spec import BackboneSettings
+from twostage.cli.fit import listed_images
 from twostage.cli.main import main
-from twostage.errors import ImagesError, PlaceError, UsageError
+from twostage.errors import DataError, ImagesError, PlaceError, UsageError
 from twostage.extraction import ExtractionOptions, extract
 from twostage.images.loading import ImageLoader, read
 from twostage.images.patterns import expand_braces
 from twostage.images.places import open_place
+from twostage.joins import image_names
 from twostage.sources import blocks_from_files
 from twostage.store.store import EmbeddingStore
+from twostage.table.files import table_from_folders
 from twostage.throughput import StageClock
 
 OLD = 1_600_000_000
@@ -547,11 +550,32 @@ def test_the_command_line_takes_any_place(make, photos, tmp_path, fake_backbone)
     assert "6 images, 6 embedded now" in result.output
 
 
-def test_folders_name_classes_in_any_place_but_shards_do_not(photos, tmp_path):
-    from twostage.cli.fit import listed_images
-    from twostage.errors import DataError
-    from twostage.table.files import table_from_folders
+def test_a_store_behind_a_url_is_refused_for_now(photos, tmp_path, fake_backbone, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(main, ["extract", str(photos), "-o", "s3://bucket/store"])
+    assert result.exit_code == 2
+    assert "A store can't be written to 's3://bucket/store'" in result.output
+    assert not (tmp_path / "s3:").exists()
 
+
+def test_a_tar_is_indexed_and_unpacked_once(photos, tmp_path, monkeypatch):
+    from twostage.images import tars
+
+    archive = a_compressed_tar(photos, tmp_path)
+    first = open_place(archive).list_images()
+    monkeypatch.setattr(tars, "_infos", None)
+    assert open_place(archive).list_images() == first
+    assert read(first[0])[0] == (photos / first[0].image).read_bytes()
+
+
+def test_a_column_of_bytes_names_no_images():
+    assert image_names(pd.Series([{"bytes": b"x", "path": "a.jpg"}])) == [["a.jpg"]]
+    for value in (b"\x89PNG", {"bytes": b"x", "path": None}):
+        with pytest.raises(DataError, match="holds the bytes of images, not their names"):
+            image_names(pd.Series([value]))
+
+
+def test_folders_name_classes_in_any_place_but_shards_do_not(photos, tmp_path):
     archive = make_tar(tmp_path / "a.tar", photos)
     frame = table_from_folders(listed_images(None, str(archive)))
     assert frame["folder"].tolist() == ["cats"] * 3 + ["dogs"] * 3

@@ -13,7 +13,7 @@ from twostage.extraction import extract
 from twostage.images.places import open_place
 from twostage.store.store import EmbeddingStore
 
-pytest.importorskip("s3fs")
+pytestmark = pytest.mark.slow  # moto and botocore take seconds to start
 NAMES = [f"{kind}/{i}.png" for kind in ("cats", "dogs") for i in range(3)]
 
 
@@ -66,7 +66,7 @@ def server():
 @pytest.fixture
 def environment(server, monkeypatch):
     """Say where the server is, and sign in."""
-    import fsspec
+    import s3fs
 
     gate, address = server
     gate.clear()
@@ -85,12 +85,9 @@ def environment(server, monkeypatch):
     for name, value in settings.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr("twostage.remote._WAITS_S", (0.0, 0.0, 0.0))
-    import s3fs
-
     s3fs.S3FileSystem.clear_instance_cache()
     yield gate
     s3fs.S3FileSystem.clear_instance_cache()
-    assert fsspec
 
 
 @pytest.fixture

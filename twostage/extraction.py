@@ -24,6 +24,7 @@ from twostage.fingerprint import hash_json
 from twostage.images.loading import ImageLoader
 from twostage.images.places import open_place
 from twostage.images.references import Reference
+from twostage.remote import is_url
 from twostage.store.files import check_folder
 from twostage.store.locking import locked
 from twostage.store.planning import make_plan
@@ -200,6 +201,11 @@ precision, preprocessing
         preprocessing,
     )
     how = ExtractionOptions(**options)
+    if is_url(os.fspath(store)):
+        raise UsageError(
+            f"A store can't be written to '{os.fspath(store)}': it is a folder of this machine. "
+            "Give one, and copy it there."
+        )
     place, note = open_place(images, bytes_column), None
     if names is None:
         references = place.list_images()

@@ -81,6 +81,12 @@ class Remote:
     def __repr__(self) -> str:
         return f"Remote({self.url!r})"
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Remote) and self.url == other.url
+
+    def __hash__(self) -> int:
+        return hash(self.url)
+
     def url_of(self, path: str) -> str:
         """Return the URL of a path of this file system."""
         return str(self._system.unstrip_protocol(path))

@@ -9,6 +9,7 @@ import tarfile
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import BinaryIO, NamedTuple
 
 from twostage.errors import ImageError, ImagesError, PlaceError, TwoStageError, first_line
@@ -55,6 +56,7 @@ class TarSource:
         return data
 
 
+@lru_cache(maxsize=4)
 def uncompressed(file: File) -> File:
     """Return a tar to read from at any place; a compressed one is unpacked to the disk first."""
     ending = next((ending for ending in _OPENERS if file.where.lower().endswith(ending)), None)
@@ -74,11 +76,18 @@ def uncompressed(file: File) -> File:
 def read_members(file: File) -> list[Member]:
     """Read the index of a tar, from header to header; of two members of one name the last counts.
 
+    It is read once for a tar of one size and time.
+
     Raises
     ------
     ImagesError
         If it is damaged, or cut short.
     """
+    return _read_members(file) if file.mtime_ns else _read_members.__wrapped__(file)
+
+
+@lru_cache(maxsize=16)
+def _read_members(file: File) -> list[Member]:
     try:
         infos = retried(lambda: _infos(file))
     except (tarfile.TarError, EOFError, ValueError) as error:
