@@ -10,7 +10,8 @@ from twostage.backbones.spec import BackboneSettings, BackboneSpec
 from twostage.cache import embed_through_cache
 from twostage.errors import ImagesError
 from twostage.extraction import ExtractionOptions
-from twostage.images.places import Place, absolute, open_place
+from twostage.images.listing import Place, absolute
+from twostage.images.places import open_place
 from twostage.images.references import Reference
 from twostage.joins import ImageBlock, image_block, image_names, match_with_store
 from twostage.store.store import EmbeddingStore
