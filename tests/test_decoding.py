@@ -6,9 +6,10 @@ import struct
 
 import numpy as np
 import pytest
-from PIL import Image, JpegImagePlugin
+from PIL import Image, JpegImagePlugin, PngImagePlugin
 
 from twostage.errors import ImageError
+from twostage.images import decoding
 from twostage.images.decoding import decode, read_bytes
 from twostage.pixels import RESIZE_POLICIES
 
@@ -234,7 +235,7 @@ def test_a_png_with_a_damaged_chunk_is_a_decode_error():
         (b"", "the file is empty"),
         (b"<html>404</html>", "not an image, or of an unknown format"),
         (b"\x00" * 5000, "not an image, or of an unknown format"),
-        (b"\xff\xd8\xff", "not an image, or of an unknown format"),
+        (b"\xff\xd8\xff", "a damaged jpeg, or of a kind that the decoder does not know"),
     ],
 )
 def test_no_image_is_a_decode_error_that_says_so(data, reason):
@@ -242,11 +243,37 @@ def test_no_image_is_a_decode_error_that_says_so(data, reason):
         decode(data, 32)
 
 
-def test_a_decompression_bomb_is_a_decode_error(monkeypatch):
+def test_more_pixels_than_allowed_are_an_error_of_their_own_kind(monkeypatch):
     data = encoded(plain(RED))
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 40 * 20 // 2 - 1)
-    with pytest.raises(ImageError, match=r"^decode: too many pixels"):
-        decode(data, 32)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1)  # Pillow's own does not count
+    assert decode(data, 32, max_pixels=800)[1:] == (40, 20)
+    with pytest.raises(ImageError, match=r"^limit: 800 pixels; max-pixels allows 799$"):
+        decode(data, 32, max_pixels=799)
+    assert Image.MAX_IMAGE_PIXELS == 1
+
+
+def test_too_little_memory_is_no_fault_of_the_file(monkeypatch):
+    def load(image):
+        raise MemoryError
+
+    monkeypatch.setattr(JpegImagePlugin.JpegImageFile, "load", load)
+    with pytest.raises(ImageError, match=r"^limit: not enough memory$"):
+        decode(encoded(plain(RED), "JPEG"), 32)
+
+
+@pytest.mark.parametrize(("large_px", "is_alone"), [(799, True), (800, False)])
+def test_a_large_image_is_decoded_alone(monkeypatch, large_px, is_alone):
+    monkeypatch.setattr(decoding, "_LARGE_PX", large_px)
+    load, alone = PngImagePlugin.PngImageFile.load, []
+
+    def spy(image):
+        alone.append(decoding._ONE_LARGE.locked())
+        return load(image)
+
+    monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", spy)
+    decode(encoded(plain(RED, size=(40, 20))), 32)
+    assert alone[0] is is_alone
+    assert not decoding._ONE_LARGE.locked()
 
 
 def test_read_bytes_returns_what_the_file_holds_and_its_status(tmp_path):
@@ -296,7 +323,7 @@ def test_a_damaged_file_is_an_image_or_a_decode_error_and_nothing_else():
             try:
                 decode(bytes(damaged), 32)
             except ImageError as error:
-                assert error.kind == "decode"
+                assert error.kind == "decode" or "pixels; max-pixels allows" in error.reason
                 errors += 1
     assert errors > 50
 

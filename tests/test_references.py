@@ -34,7 +34,9 @@ def test_images_are_listed_recursively_and_sorted_by_name(tmp_path):
     assert names_in(tmp_path) == ["a/10.jpg", "a/z/1.jpg", "b.png", "b/2.png", "c.png"]
 
 
-@pytest.mark.parametrize("name", ["x.JPG", "x.jpeg", "x.PnG", "x.tif", "x.webp", "x.avif"])
+@pytest.mark.parametrize(
+    "name", ["x.JPG", "x.jpeg", "x.PnG", "x.tif", "x.webp", "x.avif", "x.JFIF", "x.heic"]
+)
 def test_extensions_count_in_any_case(tmp_path, name):
     touch(tmp_path / name)
     assert names_in(tmp_path) == [name]
@@ -47,6 +49,29 @@ def test_other_and_hidden_files_are_passed_over(tmp_path, name):
     touch(tmp_path / "seen.jpg")
     touch(tmp_path / name)
     assert names_in(tmp_path) == ["seen.jpg"]
+
+
+def test_a_folder_that_vanishes_meanwhile_has_no_images(tmp_path, monkeypatch):
+    touch(tmp_path / "a" / "1.jpg")
+    touch(tmp_path / "b" / "1.jpg")
+    stat = os.stat
+
+    def stat_when_gone(path, **options):
+        if str(path).endswith("/b"):
+            raise FileNotFoundError
+        return stat(path, **options)
+
+    monkeypatch.setattr(os, "stat", stat_when_gone)
+    assert names_in(tmp_path) == ["a/1.jpg"]
+
+
+@ON_LINUX
+def test_two_files_that_would_have_one_name_are_named(tmp_path):
+    touch(tmp_path / "caf%E9.png")
+    with open(os.fsencode(tmp_path) + b"/caf\xe9.png", "wb"):
+        pass
+    with pytest.raises(ImagesError, match=r"Two files in '.*' would be 'caf%E9\.png' in a store"):
+        names_in(tmp_path)
 
 
 def test_a_folder_named_like_an_image_is_walked(tmp_path):

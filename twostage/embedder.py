@@ -3,6 +3,7 @@
 import os
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from numbers import Integral
 from typing import Any, Self
 
@@ -23,6 +24,7 @@ from twostage.cache import embed_through_cache
 from twostage.errors import DataError, ImagesError
 from twostage.extraction import ExtractionOptions
 from twostage.joins import ImageBlock, embedding_names
+from twostage.pixels import MAX_PIXELS
 from twostage.sources import blocks_from_files
 from twostage.store.store import EmbeddingStore
 
@@ -44,6 +46,7 @@ class BackboneParameters:
     preprocessing: str | None
     batch_size: int | None
     workers: int | None
+    max_pixels: int
     device: str
     cache_dir: PathLike | None
     random_state: int | np.random.RandomState | None
@@ -73,9 +76,15 @@ class BackboneParameters:
         """Return the embeddings of image columns, and the store that they are from."""
         if not columns:
             return {}, None
-        options = ExtractionOptions(self.batch_size, self.workers, self.device)
         root = self.image_root or os.curdir
-        return blocks_from_files(frame, columns, root, wanted, options, self.cache_dir, pooling)
+        return blocks_from_files(
+            frame, columns, root, wanted, self._extraction_options(), self.cache_dir, pooling
+        )
+
+    def _extraction_options(self) -> ExtractionOptions:
+        return ExtractionOptions(
+            self.batch_size, self.workers, self.device, max_pixels=self.max_pixels
+        )
 
 
 class ImageEmbedder(BackboneParameters, TransformerMixin, BaseEstimator):
@@ -116,6 +125,9 @@ class ImageEmbedder(BackboneParameters, TransformerMixin, BaseEstimator):
         Images that go through the backbone at once; what suits the engine if None.
     workers : int, optional
         Threads that decode; as many as there are cores if None.
+    max_pixels : int, default=200_000_000
+        Of width times height: a larger image counts as unreadable, for a small file may fill the
+        memory.
     device : {"auto", "cpu", "gpu"}, default="auto"
         Where the backbone runs.
     cache_dir : path-like, optional
@@ -158,6 +170,7 @@ class ImageEmbedder(BackboneParameters, TransformerMixin, BaseEstimator):
         preprocessing: str | None = None,
         batch_size: int | None = None,
         workers: int | None = None,
+        max_pixels: int = MAX_PIXELS,
         device: str = "auto",
         cache_dir: PathLike | None = None,
         random_state: int = 0,
@@ -175,6 +188,7 @@ class ImageEmbedder(BackboneParameters, TransformerMixin, BaseEstimator):
         self.preprocessing = preprocessing
         self.batch_size = batch_size
         self.workers = workers
+        self.max_pixels = max_pixels
         self.device = device
         self.cache_dir = cache_dir
         self.random_state = random_state
@@ -196,7 +210,7 @@ class ImageEmbedder(BackboneParameters, TransformerMixin, BaseEstimator):
             )
         _check_feature_names(self, X, reset=True)
         _check_n_features(self, frame, reset=True)
-        options = ExtractionOptions(self.batch_size, self.workers, self.device, self.on_error)
+        options = replace(self._extraction_options(), on_error=self.on_error)
         store = embed_through_cache([], self._backbone_settings(), options, self.cache_dir)
         self.spec_ = BackboneSpec.from_dict(store.spec, store.path)
         self.image_columns_ = list(frame.columns)

@@ -26,13 +26,17 @@ class DataError(TwoStageError, ValueError):
     """A table, a column or a target does not hold what it must."""
 
 
+PASSING_KINDS = ("read", "limit")
+
+
 class ImageError(TwoStageError):
     """One image can't be read or decoded.
 
     Parameters
     ----------
-    kind : {"read", "decode"}
-        ``read``: the bytes can't be had (missing file, permission); tried again by the next run.
+    kind : {"read", "limit", "decode"}
+        ``read``: the bytes can't be had (missing file, permission). ``limit``: the image is larger
+        than this run allows. Both are tried again by the next run.
         ``decode``: the bytes are no image the decoder knows.
     reason : str
         Short and free of paths: it is stored beside the image's name.

@@ -30,7 +30,6 @@ from twostage.embedder import (
     warn_of_errors,
 )
 from twostage.errors import DataError, UsageError
-from twostage.extraction import ExtractionOptions
 from twostage.fitted import FitSettings
 from twostage.fitting import (
     Learner,
@@ -46,6 +45,7 @@ from twostage.fitting import (
 from twostage.heads import make_head
 from twostage.joins import ImageBlock
 from twostage.model import read_model, write_model
+from twostage.pixels import MAX_PIXELS
 from twostage.seen import SeenRows
 from twostage.staged import NAIVE, AnyModel, StagedModel, StagingSettings, free_name
 from twostage.store.store import EmbeddingStore
@@ -97,6 +97,7 @@ class _TwoStage(BackboneParameters, BaseEstimator):
         preprocessing: str | None = None,
         batch_size: int | None = None,
         workers: int | None = None,
+        max_pixels: int = MAX_PIXELS,
         device: str = "auto",
         cache_dir: PathLike | None = None,
         random_state: int | np.random.RandomState | None = 0,
@@ -134,6 +135,7 @@ class _TwoStage(BackboneParameters, BaseEstimator):
         self.preprocessing = preprocessing
         self.batch_size = batch_size
         self.workers = workers
+        self.max_pixels = max_pixels
         self.device = device
         self.cache_dir = cache_dir
         self.random_state = random_state
@@ -304,7 +306,7 @@ class _TwoStage(BackboneParameters, BaseEstimator):
         images = ImageSource(
             self.image_root or os.curdir,
             self._backbone_settings(),
-            ExtractionOptions(self.batch_size, self.workers, self.device),
+            self._extraction_options(),
             self.cache_dir,
         )
         return Staging(how, settings, images, spec)
@@ -449,7 +451,7 @@ class TwoStageClassifier(ClassifierMixin, _TwoStage):
         ``share``, of the rows that "holdout" tunes on, and ``n_folds`` of the two others. Of a
         ``class_weight`` "balanced" stage one takes note too, unless it is told otherwise.
     backbone, weights, layer, pooling, image_size, resize, image_root, engine, \
-precision, preprocessing, batch_size, workers, device, cache_dir
+precision, preprocessing, batch_size, workers, max_pixels, device, cache_dir
         See `ImageEmbedder`.
     random_state : int, RandomState or None, default=0
         Of everything random; None draws anew at each fit.

@@ -24,6 +24,7 @@ from twostage.fingerprint import hash_json
 from twostage.images.loading import ImageLoader
 from twostage.images.places import open_place
 from twostage.images.references import Reference
+from twostage.pixels import MAX_PIXELS
 from twostage.remote import is_url
 from twostage.store.files import check_folder
 from twostage.store.locking import locked
@@ -56,6 +57,8 @@ class ExtractionOptions:
         Whether to compare all images by their bytes, trusting no size and time.
     progress : callable or None
         Called with the number of images done and the number to do.
+    max_pixels : int
+        Larger images are not decoded: rows with an error, which the next run tries again.
     """
 
     batch_size: int | None = None
@@ -65,9 +68,11 @@ class ExtractionOptions:
     retry_errors: bool = False
     verify: bool = False
     progress: Progress | None = None
+    max_pixels: int = MAX_PIXELS
 
     def __post_init__(self) -> None:
-        for name, value in (("batch_size", self.batch_size), ("workers", self.workers)):
+        for name in ("batch_size", "workers", "max_pixels"):
+            value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"{name} must be at least 1; found {value}.")
         for name, choice, choices in (
@@ -261,7 +266,7 @@ def _embed_into(
         )
         n_workers = options.workers or joblib.cpu_count()
         clock = StageClock(n_workers, joblib.cpu_count())
-        with _loader(store, n_workers, clock) as loader:
+        with _loader(store, n_workers, clock, options.max_pixels) as loader:
             worker = ShardWorker(
                 store,
                 backbone,
@@ -351,13 +356,16 @@ def _check_all_present(references: Sequence[Reference]) -> None:
         )
 
 
-def _loader(store: EmbeddingStore, n_workers: int, clock: StageClock) -> ImageLoader:
+def _loader(
+    store: EmbeddingStore, n_workers: int, clock: StageClock, max_pixels: int
+) -> ImageLoader:
     return ImageLoader(
         size_px=store.spec["input_size_px"],
         resize=store.spec["resize"],
         n_threads=n_workers,
         n_ahead=_IMAGES_AHEAD,
         clock=clock,
+        max_pixels=max_pixels,
     )
 
 

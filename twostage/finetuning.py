@@ -29,6 +29,7 @@ from twostage.errors import DataError, FinetuningError, UsageError
 from twostage.fingerprint import hash_json
 from twostage.labelled import LabelledImages, load_labelled
 from twostage.metrics import main_score
+from twostage.pixels import MAX_PIXELS
 from twostage.seen import SeenRows, as_text
 from twostage.splits import holdout as hold_out
 from twostage.table.files import require_column
@@ -150,6 +151,7 @@ def finetune(
     log_target: bool = False,
     backbone: BackboneSettings | PathLike | None = None,
     workers: int | None = None,
+    max_pixels: int = MAX_PIXELS,
     device: str = "auto",
     progress: Progress = NOBODY,
     **settings: Any,
@@ -184,6 +186,8 @@ def finetune(
         What to start from; MobileNetV2 with ImageNet weights if None.
     workers : int, optional
         Threads that decode.
+    max_pixels : int
+        Larger images are not decoded, and count as unusable.
     device : {"auto", "cpu", "gpu"}
         Where it is trained; of several GPUs all, on TensorFlow and JAX.
     progress : Progress
@@ -245,6 +249,7 @@ def finetune(
             size_px=engine.spec.input_size_px,
             resize=engine.spec.resize,
             workers=workers,
+            max_pixels=max_pixels,
             progress=progress.loaded,
         )
         lesson = _lesson(labelled, truth, log_target, holdout, how)

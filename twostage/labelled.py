@@ -15,6 +15,7 @@ from twostage.images.loading import ImageLoader, LoadedImage
 from twostage.images.places import open_place
 from twostage.images.references import Reference
 from twostage.joins import image_names
+from twostage.pixels import MAX_PIXELS
 from twostage.splits import link_groups
 from twostage.table.files import require_column
 from twostage.targets import Target
@@ -73,6 +74,7 @@ def load_labelled(
     size_px: int,
     resize: str,
     workers: int | None = None,
+    max_pixels: int = MAX_PIXELS,
     progress: Progress | None = None,
 ) -> LabelledImages:
     """Decode a table's images, and give each the label of its row.
@@ -95,6 +97,8 @@ def load_labelled(
         How images become squares.
     workers : int, optional
         Threads that decode; as many as there are cores if None.
+    max_pixels : int
+        Larger images are not decoded.
     progress : callable, optional
         Called with the number of images done and to do.
 
@@ -113,7 +117,7 @@ def load_labelled(
     first_error = None
     n_threads = workers or joblib.cpu_count()
     clock = StageClock(n_threads, joblib.cpu_count())
-    with ImageLoader(size_px, resize, n_threads, _IMAGES_AHEAD, clock) as loader:
+    with ImageLoader(size_px, resize, n_threads, _IMAGES_AHEAD, clock, max_pixels) as loader:
         for number, image in enumerate(loader.load(references.values(), known=found)):
             rows = rows_of[image.image]
             if image.error is not None:

@@ -254,6 +254,7 @@ class _Work:
                     log_target=settings.log_target,
                     backbone=images.backbone,
                     workers=images.options.workers,
+                    max_pixels=images.options.max_pixels,
                     device=images.options.device,
                     progress=images.progress,
                     **asdict(staging.how.tuning),

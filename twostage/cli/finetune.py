@@ -11,6 +11,7 @@ from twostage.cli.options import (
     TABLE,
     TUNING,
     backbone_options,
+    decoding_options,
     image_col_option,
     json_option,
     quiet_option,
@@ -70,9 +71,7 @@ _OF_TUNING = (*TUNING, "batch_size", "class_weight", "precision", "random_state"
     type=click.Choice(["balanced"]),
     help="Let rare classes count as much as common ones.",
 )
-@click.option(
-    "--workers", type=click.IntRange(1), help="Threads that decode; one per core by default."
-)
+@decoding_options
 @click.option(
     "--device",
     type=click.Choice(["auto", "cpu", "gpu"]),
@@ -130,6 +129,7 @@ def finetune(
             log_target=options["log_target"],
             backbone=BackboneSettings(**{name: options[name] for name in _OF_BACKBONE}),
             workers=options["workers"],
+            max_pixels=options["max_pixels"],
             device=options["device"],
             progress=progress(loaded),
             **how,

@@ -432,7 +432,11 @@ def _embed(
         return blocks, held
     with told(quiet) as progress:
         how = ExtractionOptions(
-            options["batch_size"], options["workers"], options["device"], progress=progress
+            options["batch_size"],
+            options["workers"],
+            options["device"],
+            progress=progress,
+            max_pixels=options["max_pixels"],
         )
         blocks, cached = blocks_from_files(
             frame,

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import warnings
 from contextlib import nullcontext
 from typing import Any
 
@@ -67,6 +68,7 @@ def main() -> None:
     3 done, but some images were unreadable; 130 interrupted.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # of odd files: their rows tell
     logging.getLogger("twostage").setLevel(logging.INFO)
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import click
 
 from twostage.images.patterns import is_pattern
+from twostage.pixels import MAX_PIXELS
 from twostage.remote import is_url
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -87,15 +88,27 @@ variant_options = together(
     ),
 )
 
+decoding_options = together(
+    click.option(
+        "--workers", type=click.IntRange(1), help="Threads that decode; one per core by default."
+    ),
+    click.option(
+        "--max-pixels",
+        type=click.IntRange(1),
+        default=MAX_PIXELS,
+        show_default=True,
+        metavar="N",
+        help="Of width times height: a larger image counts as unreadable, for a small file may "
+        "fill the memory.",
+    ),
+)
 run_options = together(
     click.option(
         "--batch-size",
         type=click.IntRange(1),
         help="Images that go through the backbone at once; by default what suits the engine.",
     ),
-    click.option(
-        "--workers", type=click.IntRange(1), help="Threads that decode; one per core by default."
-    ),
+    decoding_options,
     click.option(
         "--device",
         type=click.Choice(["auto", "cpu", "gpu"]),

@@ -16,12 +16,16 @@ if TYPE_CHECKING:
 
 UNREADABLE = 3
 _SECONDS_BETWEEN_LINES = 10.0
+# The name of a file must not command the terminal.
+_VISIBLE = {
+    code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if code not in (9, 10)
+}
 _results: TextIO | None = None
 
 
 def say(message: str) -> None:
     """Tell the user something that is no result."""
-    click.echo(message, err=True)
+    click.echo(message.translate(_VISIBLE), err=True)
 
 
 @contextmanager
@@ -41,12 +45,12 @@ def results_apart() -> Iterator[None]:
 
 def print_result(text: str) -> None:
     """Print a result to standard output."""
-    click.echo(text, file=_results)
+    click.echo(text.translate(_VISIBLE), file=_results)
 
 
 def print_json(record: dict[str, Any]) -> None:
     """Print a summary as one JSON object."""
-    print_result(json.dumps(_without_nan(record), allow_nan=False))
+    click.echo(json.dumps(_without_nan(record), allow_nan=False), file=_results)
 
 
 def _without_nan(value: Any) -> Any:

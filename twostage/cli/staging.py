@@ -88,7 +88,11 @@ def fit_both_stages(
 
     with told(quiet) as loaded, epochs_told(quiet) as progress:
         run = ExtractionOptions(
-            options["batch_size"], options["workers"], options["device"], progress=loaded
+            options["batch_size"],
+            options["workers"],
+            options["device"],
+            progress=loaded,
+            max_pixels=options["max_pixels"],
         )
         source = ImageSource(images, backbone, run, progress=progress(loaded))
         learner = Staging(how, settings, source, held.spec)

@@ -6,15 +6,21 @@ How that is done is recorded in `twostage.pixels`: change both together.
 import io
 import math
 import os
+import re
 import stat
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
+from PIL.ImageFile import ImageFile
 
 from twostage.errors import ImageError
+from twostage.images.colours import check_layout, to_rgb, transparent_colour
+from twostage.pixels import MAX_PIXELS
 
-_WITH_ALPHA = ("RGBA", "LA", "PA", "RGBa", "La")
 # Whatever the name says. Pillow knows more, some of which start other programs (EPS: Ghostscript).
 _FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF")
 _ORIENTATION = 0x0112  # the EXIF tag
@@ -28,6 +34,40 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 _LYING = tuple(_TURNS[orientation] for orientation in (5, 6, 7, 8))  # swap width and height
+_HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
+_SCAN, _END_OF_IMAGE = b"\xff\xda", b"\xff\xd9"
+_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")  # those that are not within a scan
+_OF_ONE_FILE = re.compile(r" \(\d+ bytes not processed\)")
+_MOST_SCANS = 100  # ten or so are usual
+_LARGE_PX = 50_000_000
+_ONE_LARGE = threading.Lock()  # a large image takes a gigabyte: never one per thread
+
+
+class _Limit:
+    """Pillow's own limit on pixels, which is one for the whole process."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._n_lifting = 0
+        self._was: int | None = None
+
+    @contextmanager
+    def lifted(self) -> Iterator[None]:
+        """Lift it for a while, which may overlap with others' in other threads."""
+        with self._lock:
+            if self._n_lifting == 0:
+                self._was, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+            self._n_lifting += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._n_lifting -= 1
+                if self._n_lifting == 0:
+                    Image.MAX_IMAGE_PIXELS = self._was
+
+
+_PILLOWS_LIMIT = _Limit()
 
 
 def read_bytes(path: str | Path) -> tuple[bytes, os.stat_result]:
@@ -36,7 +76,7 @@ def read_bytes(path: str | Path) -> tuple[bytes, os.stat_result]:
     Raises
     ------
     ImageError
-        Of kind ``read``, if the bytes can't be had.
+        Of kind ``read``, if the bytes can't be had; of kind ``limit``, if they fill the memory.
     """
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):  # to open a pipe would wait for ever
@@ -47,11 +87,15 @@ def read_bytes(path: str | Path) -> tuple[bytes, os.stat_result]:
         raise ImageError("read", "no such file") from None
     except ValueError:
         raise ImageError("read", "not a possible path") from None
+    except MemoryError:
+        raise ImageError("limit", "not enough memory") from None
     except OSError as error:
         raise ImageError("read", (error.strerror or str(error)).lower()) from None
 
 
-def decode(data: bytes, size_px: int, resize: str = "crop") -> tuple[np.ndarray, int, int]:
+def decode(
+    data: bytes, size_px: int, resize: str = "crop", max_pixels: int = MAX_PIXELS
+) -> tuple[np.ndarray, int, int]:
     """Decode an image and bring it to a square of ``size_px``.
 
     Parameters
@@ -63,6 +107,8 @@ def decode(data: bytes, size_px: int, resize: str = "crop") -> tuple[np.ndarray,
     resize : {"crop", "squash", "pad"}
         ``crop`` scales the shorter side and cuts the centre, ``squash`` changes the aspect ratio,
         ``pad`` scales the longer side and fills with black.
+    max_pixels : int
+        Larger images are not decoded. Pillow's own limit does not count meanwhile.
 
     Returns
     -------
@@ -74,29 +120,70 @@ def decode(data: bytes, size_px: int, resize: str = "crop") -> tuple[np.ndarray,
     Raises
     ------
     ImageError
-        Of kind ``decode``.
+        Of kind ``limit`` if it is too large for ``max_pixels`` or for the memory, else of kind
+        ``decode``.
     """
     if not data:
         raise ImageError("decode", "the file is empty")
     try:
-        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-            width, height = image.size
-            scale = _scale(width, height, size_px, resize)
-            # A JPEG decodes at 1/2, 1/4 or 1/8 for a fraction of the cost.
-            image.draft(None, (math.ceil(width * scale[0]), math.ceil(height * scale[1])))
-            image.load()
-            turn = _TURNS.get(_orientation(image))
-            upright = image if turn is None else image.transpose(turn)
-            pixels = _to_square(_to_rgb(upright), size_px, resize)
-    except Image.DecompressionBombError:
-        raise ImageError("decode", "too many pixels (a decompression bomb?)") from None
+        with _PILLOWS_LIMIT.lifted(), Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+            return _decode(image, data, size_px, resize, max_pixels)
+    except ImageError:
+        raise
+    except MemoryError:
+        raise ImageError("limit", "not enough memory") from None
     except UnidentifiedImageError:
-        raise ImageError("decode", "not an image, or of an unknown format") from None
+        raise ImageError("decode", _what_it_may_be(data)) from None
     except Exception as error:  # decoders raise whatever they like on damaged files
-        raise ImageError("decode", _first_line(error)) from None
+        raise ImageError("decode", _reason(error, data)) from None
+
+
+def _decode(
+    image: ImageFile, data: bytes, size_px: int, resize: str, max_pixels: int
+) -> tuple[np.ndarray, int, int]:
+    width, height = image.size
+    _check_costs(image, data, max_pixels)
+    check_layout(image)
+    scale = _scale(width, height, size_px, resize)
+    # A JPEG decodes at 1/2, 1/4 or 1/8 for a fraction of the cost.
+    image.draft(None, (math.ceil(width * scale[0]), math.ceil(height * scale[1])))
+    key = transparent_colour(image)
+    is_large = math.prod(image.size) > _LARGE_PX or "progressive" in image.info
+    with _ONE_LARGE if is_large and width * height > _LARGE_PX else nullcontext():
+        image.load()
+        if key is not None:
+            image.info["transparency"] = key
+        turn = _TURNS.get(_orientation(image))
+        rgb = to_rgb(image)
+        pixels = _to_square(rgb if turn is None else rgb.transpose(turn), size_px, resize)
     if turn in _LYING:
         width, height = height, width
     return np.asarray(pixels), width, height
+
+
+def _check_costs(image: Image.Image, data: bytes, max_pixels: int) -> None:
+    """Raise ImageError of an opened image that takes more memory or time than is sane."""
+    n_pixels = math.prod(image.size)
+    if n_pixels == 0:
+        raise ImageError("decode", "an image without pixels")
+    if n_pixels > max_pixels:
+        raise ImageError("limit", f"{n_pixels:,} pixels; max-pixels allows {max_pixels:,}")
+    if image.format in ("JPEG", "MPO") and _has_too_many_scans(data):
+        raise ImageError("decode", "a jpeg of more scans than any camera or program writes")
+
+
+def _has_too_many_scans(data: bytes) -> bool:
+    """Whether a JPEG goes over its pixels again and again: kilobytes that take hours."""
+    if data.count(_SCAN) <= _MOST_SCANS:  # most often: that is quick
+        return False
+    position, n_scans = 2, 0
+    while (marker := _MARKER.search(data, position)) is not None:
+        if marker[0] == _END_OF_IMAGE:
+            break
+        n_scans += marker[0] == _SCAN
+        length = int.from_bytes(data[marker.end() : marker.end() + 2], "big")
+        position = marker.end() + length  # what a thumbnail or a film in it has does not count
+    return n_scans > _MOST_SCANS
 
 
 def _scale(width: int, height: int, size_px: int, resize: str) -> tuple[float, float]:
@@ -113,26 +200,6 @@ def _orientation(image: Image.Image) -> int:
         return int(image.getexif().get(_ORIENTATION, 1))
     except Exception:  # as with damaged pixels
         return 1
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I") or image.mode == "F":
-        return Image.fromarray(_to_8_bit(np.asarray(image))).convert("RGB")
-    if image.mode in _WITH_ALPHA or "transparency" in image.info:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(white, image).convert("RGB")
-    return image if image.mode == "RGB" else image.convert("RGB")  # convert would copy it
-
-
-def _to_8_bit(values: np.ndarray) -> np.ndarray:
-    """Scale 16-bit grey to 8 bits; Pillow itself would clip everything above 255 to white."""
-    if values.dtype.kind == "f":
-        values = np.nan_to_num(values)
-        scaled = values * (255 if values.max() <= 1 else 1)
-    else:
-        scaled = values // 257
-    return np.asarray(np.clip(scaled, 0, 255), np.uint8)
 
 
 def _to_square(image: Image.Image, size_px: int, resize: str) -> Image.Image:
@@ -155,6 +222,32 @@ def _pad(image: Image.Image, size_px: int) -> Image.Image:
     return square
 
 
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0][:100].lower()
+def _what_it_may_be(data: bytes) -> str:
+    """Say what the first bytes promise, of a file that Pillow opens as no image."""
+    if data[4:8] == b"ftyp" and data[8:12] in _HEIC_BRANDS:
+        return "heic, which the decoder does not know; save it as jpeg or avif"
+    promised = _promised_format(data)
+    if promised is None:
+        return "not an image, or of an unknown format"
+    return f"a damaged {promised}, or of a kind that the decoder does not know"
+
+
+def _promised_format(data: bytes) -> str | None:
+    Image.init()  # else Pillow knows a format only after a file of it
+    for name in _FORMATS:
+        accepts = Image.OPEN[name][1] if name in Image.OPEN else None
+        if accepts is not None and accepts(data[:16]):
+            return name.lower()
+    return None
+
+
+def _reason(error: Exception, data: bytes) -> str:
+    """Return what a decoder says, without the numbers of the one file, and of which format."""
+    promised = _promised_format(data) or "image"
+    if (
+        not isinstance(error, (OSError, ValueError, SyntaxError, RuntimeError))
+        or not str(error).strip()
+    ):
+        return f"a damaged {promised} ({type(error).__name__})"
+    said = _OF_ONE_FILE.sub("", str(error).strip().splitlines()[0][:100]).lower()
+    return said if promised in said else f"{said} ({promised})"

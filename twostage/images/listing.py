@@ -269,6 +269,8 @@ class FileList(Listed):
 class _Nowhere:
     """Stands where there is no image."""
 
+    size_bytes = None
+
     def read(self) -> bytes:
         raise ImageError("read", "no such file")
 

@@ -14,6 +14,7 @@ from twostage.errors import ImageError
 from twostage.fingerprint import hash_bytes
 from twostage.images.decoding import decode, read_bytes
 from twostage.images.references import Reference
+from twostage.pixels import MAX_PIXELS
 from twostage.remote import N_READERS
 from twostage.throughput import StageClock
 
@@ -22,6 +23,8 @@ Read = tuple[bytes, int | None, int | None]  # bytes, size, time
 
 # File systems may keep times to 2 s (FAT): a younger file may change again under the same time.
 UNSETTLED_NS = 2_000_000_000
+_BYTES_PER_PIXEL = 8  # 16 bits of red, green, blue and alpha, not compressed
+_LEAST_BYTES = 1 << 26
 
 
 @dataclass(frozen=True)
@@ -70,13 +73,24 @@ class ImageLoader:
         How many images may wait, decoded, for the backbone: bounds the memory.
     clock : StageClock
         What counts the time it takes.
+    max_pixels : int
+        Larger images are not decoded; files that such an image would not need are not read.
     """
 
-    def __init__(self, size_px: int, resize: str, n_threads: int, n_ahead: int, clock: StageClock):
+    def __init__(
+        self,
+        size_px: int,
+        resize: str,
+        n_threads: int,
+        n_ahead: int,
+        clock: StageClock,
+        max_pixels: int = MAX_PIXELS,
+    ):
         self._size_px = size_px
         self._resize = resize
         self._n_ahead = n_ahead
         self._clock = clock
+        self._max_pixels = max_pixels
         self._pool = ThreadPoolExecutor(n_threads, thread_name_prefix="twostage-decode")
         self._readers = ThreadPoolExecutor(N_READERS, thread_name_prefix="twostage-read")
 
@@ -110,9 +124,13 @@ class ImageLoader:
         """Begin to read what is no local file: whatever waits for a network keeps no core busy."""
         for reference in references:
             if reference.source is None:
-                yield reference, partial(read, reference)
+                yield reference, partial(self._read, reference)
             else:
-                yield reference, self._readers.submit(read, reference).result
+                yield reference, self._readers.submit(self._read, reference).result
+
+    def _read(self, reference: Reference) -> Read:
+        _check_size(reference, self._max_pixels)
+        return read(reference)
 
     def _load_one(
         self, reference: Reference, wait: Callable[[], Read], known: Container[str]
@@ -127,7 +145,7 @@ class ImageLoader:
         if content_hash in known:
             return LoadedImage(*facts)
         try:
-            pixels, width, height = decode(data, self._size_px, self._resize)
+            pixels, width, height = decode(data, self._size_px, self._resize, self._max_pixels)
         except ImageError as error:
             return LoadedImage(*facts, error=str(error))
         return LoadedImage(*facts, pixels=pixels, width=width, height=height)
@@ -145,6 +163,14 @@ def read(reference: Reference) -> Read:
         data, status = read_bytes(reference.path)
         return data, status.st_size, status.st_mtime_ns
     return reference.source.read(), reference.size_bytes, reference.mtime_ns
+
+
+def _check_size(reference: Reference, max_pixels: int) -> None:
+    """Raise ImageError of a file that is larger than an image of so many pixels can be."""
+    most = max(_BYTES_PER_PIXEL * max_pixels, _LEAST_BYTES)
+    size_bytes = (reference.source or reference).size_bytes
+    if size_bytes is not None and size_bytes > most:
+        raise ImageError("limit", f"a file of {size_bytes:,} bytes; max-pixels allows {most:,}")
 
 
 def _settled(mtime_ns: int | None) -> int | None:

@@ -29,6 +29,7 @@ class ParquetRow:
     window: "RowWindow"
     group: "RowGroup"
     number: int
+    size_bytes: None = None  # the reference's is the Parquet file's
 
     def read(self) -> bytes:
         data = self.window.read(self.group, self.number)

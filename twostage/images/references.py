@@ -4,6 +4,7 @@ import os
 import posixpath
 import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple, Protocol
 from urllib.parse import unquote_to_bytes
@@ -11,7 +12,11 @@ from urllib.parse import unquote_to_bytes
 from twostage.errors import ImagesError, UsageError, listed
 from twostage.remote import is_url
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".avif")
+# HEIC too: a row says that it can't be read, where to pass it over would lose it silently.
+EXTENSIONS = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff"),
+    *(".avif", ".heic", ".heif"),
+)
 TAR_ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 PARQUET_ENDINGS = (".parquet", ".pq")
 _SHARD = re.compile(
@@ -21,7 +26,16 @@ _PREFIX_TRIALS = 20
 
 
 class Source(Protocol):
-    """What gives the bytes of an image that is no local file of its own."""
+    """What gives the bytes of an image that is no local file of its own.
+
+    Attributes
+    ----------
+    size_bytes : int or None
+        How many they are; None where that is not known before they are read.
+    """
+
+    @property
+    def size_bytes(self) -> int | None: ...
 
     def read(self) -> bytes:
         """Return the bytes, or raise `twostage.errors.ImageError` of kind ``read``."""
@@ -85,6 +99,12 @@ def list_images(folder: Path) -> list[Reference]:
             f"No images in '{folder}': no file below it ends in {', '.join(EXTENSIONS)}. "
             "Give the folder that holds them."
         )
+    for one, other in pairwise(references):
+        if one.image == other.image:
+            raise ImagesError(
+                f"Two files in '{folder}' would be '{one.image}' in a store: one name has these "
+                "letters, the other a byte that is no text. Rename one."
+            )
     return references
 
 
@@ -233,7 +253,10 @@ def _walk(folder: Path) -> Iterator[str]:
     while pending:
         below = pending.pop()
         here = os.path.join(folder, below)
-        stat = os.stat(here)
+        try:
+            stat = os.stat(here)
+        except FileNotFoundError:
+            continue  # gone meanwhile, and what was in it too
         if (stat.st_dev, stat.st_ino) in seen:
             continue
         seen.add((stat.st_dev, stat.st_ino))

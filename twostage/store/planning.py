@@ -6,6 +6,8 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
+from twostage.errors import PASSING_KINDS
+
 SHARD_SIZE = 1024
 
 
@@ -117,7 +119,7 @@ def _must_look_again(
 ) -> bool:
     if listed.size_bytes is None:
         return False  # the file is still, or by now, gone: what was computed from it stands
-    if error is not None and (retry_errors or error.startswith("read")):
+    if error is not None and (retry_errors or error.startswith(PASSING_KINDS)):
         return True
     if verify or not mtime_ns:
         return True
