@@ -27,7 +27,7 @@ FLOORS = [
         "bootstrap",
         "gradients",
     ],
-    ["splits", "weighted", "targets", "recipes", "features", "ridge", "saving", "seen"],
+    ["splits", "weighted", "targets", "recipes", "features", "ridge", "saving", "seen", "remote"],
     ["images", "backbones", "store", "table", "blocks", "heads", "executors", "metrics"],
     ["joins", "worker", "training", "intervals", "pruning"],
     ["extraction", "rows", "labelled"],

@@ -84,6 +84,25 @@ def test_what_the_guide_to_benchmarks_shows_runs(
 
 
 @pytest.mark.slow
+def test_what_the_guide_to_places_shows_runs(
+    demo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "twostage-demo").symlink_to(demo_folder / "twostage-demo")
+    monkeypatch.chdir(tmp_path)
+    guide = (ROOT / "docs" / "places.md").read_text()
+    for code in blocks(guide, "python"):
+        exec(code, {})
+    said = []
+    for line in commands(guide):
+        result = CliRunner().invoke(main, shlex.split(line))
+        assert result.exit_code == 0, result.output
+        said.append(result.output)
+    computed = [re.search(r"(\d+) embedded now", text) for text in said]
+    assert [int(found[1]) for found in computed if found] == [600, 20, 0]
+    assert len(pd.read_csv("predictions.csv")) == 20
+
+
+@pytest.mark.slow
 def test_what_the_guide_to_reports_shows_runs(
     demo_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

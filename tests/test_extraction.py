@@ -292,7 +292,7 @@ def test_images_that_are_no_folder_of_images_are_refused_before_anything_is_buil
 ):
     (tmp_path / "file.txt").touch()
     (tmp_path / "empty").mkdir()
-    message = {"nowhere": "does not exist", "file.txt": "is not a folder", "empty": "No images in"}
+    message = {"nowhere": "does not exist", "file.txt": "it is empty", "empty": "No images in"}
     with pytest.raises((UsageError, ImagesError), match=message[name]):
         extract(tmp_path / name, tmp_path / "store")
     assert fake_backbone.built == []

@@ -109,7 +109,8 @@ class ImageEmbedder(BackboneParameters, TransformerMixin, BaseEstimator):
     resize : {"crop", "squash", "pad"}, optional
         How an image becomes a square; "crop" if None.
     image_root : path-like, optional
-        What relative paths start from; the current folder if None.
+        What relative paths start from; the current folder if None. It may also be a list of files,
+        a tar, a Parquet file with the bytes of images, or the URL of such.
     on_error : {"null", "fail"}, default="null"
         Whether an unreadable image becomes a row of NaN or an error.
     engine : {"auto", "keras", "openvino"}, optional

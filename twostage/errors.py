@@ -55,6 +55,10 @@ class ImagesError(TwoStageError):
     """A folder has no images, or too many of them are unreadable."""
 
 
+class PlaceError(TwoStageError):
+    """A place behind a URL can't be reached, or may not be read."""
+
+
 class BackboneError(TwoStageError):
     """A backbone can't be built, its weights can't be had or don't fit."""
 

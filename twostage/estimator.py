@@ -577,7 +577,7 @@ def load_model(
     path : path-like
         The folder.
     image_root : path-like, optional
-        What relative image paths start from; the current folder if None.
+        What relative image paths start from, as for `ImageEmbedder`; the current folder if None.
     cache_dir : path-like, optional
         Where embeddings are cached; see `ImageEmbedder`.
     trusted : sequence of str

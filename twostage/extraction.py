@@ -22,8 +22,10 @@ from twostage.errors import ImagesError, UsageError
 from twostage.executors.local import LocalExecutor
 from twostage.fingerprint import hash_json
 from twostage.images.loading import ImageLoader
-from twostage.images.references import Reference, find_images, list_images
+from twostage.images.places import open_place
+from twostage.images.references import Reference
 from twostage.pixels import MAX_PIXELS
+from twostage.remote import is_url
 from twostage.store.files import check_folder, delete_files
 from twostage.store.locking import locked
 from twostage.store.planning import make_plan
@@ -151,14 +153,16 @@ def extract(
     engine: str | None = None,
     precision: str | None = None,
     preprocessing: str | None = None,
+    bytes_column: str | None = None,
     **options: Any,
 ) -> ExtractionSummary:
-    """Embed the images below a folder into a store, those that it does not hold yet.
+    """Embed the images of a place into a store, those that it does not hold yet.
 
     Parameters
     ----------
     images : path-like
-        Folder, walked recursively.
+        Folder, walked recursively; or a list of files, a tar, a Parquet file with the bytes of
+        images, or the URL of such: see `twostage.images.places.open_place`.
     store : path-like
         Folder of the store; made if it does not exist.
     names : iterable of str, optional
@@ -168,6 +172,8 @@ def extract(
 precision, preprocessing
         See `twostage.backbones.spec.BackboneSettings`. What is not given is the store's own, or
         for a new store the default: MobileNetV2 with ImageNet weights.
+    bytes_column : str, optional
+        Of a Parquet file, the column of bytes, if several could be it.
     **options
         See `ExtractionOptions`.
 
@@ -200,11 +206,16 @@ precision, preprocessing
         preprocessing,
     )
     how = ExtractionOptions(**options)
-    folder, note = Path(images), None
+    if is_url(os.fspath(store)):
+        raise UsageError(
+            f"A store can't be written to '{os.fspath(store)}': it is a folder of this machine. "
+            "Give one, and copy it there."
+        )
+    place, note = open_place(images, bytes_column), None
     if names is None:
-        references = list_images(folder)
+        references = place.list_images()
     else:
-        found, note = find_images(folder, names)
+        found, note = place.find_images(names)
         references = list({reference.image: reference for reference in found.values()}.values())
         if not references:
             raise ImagesError("The table names no image: its image column is empty.")

@@ -242,7 +242,7 @@ def finetune(
         labelled = load_labelled(
             table,
             columns,
-            Path(images),
+            images,
             truth,
             groups,
             workspace,

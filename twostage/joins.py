@@ -140,6 +140,13 @@ def image_block(
 
 
 def _names_in(value: Any) -> list[str]:
+    if isinstance(value, dict) and value.get("path"):  # Hugging Face's struct of bytes and path
+        value = value["path"]
+    if isinstance(value, (bytes, dict)):
+        raise DataError(
+            "The image column holds the bytes of images, not their names. Give the column of their "
+            "names; 'twostage extract TABLE.parquet' reads the bytes."
+        )
     if isinstance(value, (list, tuple, np.ndarray)):
         names = [str(name) for name in value if not pd.isna(name)]
     else:

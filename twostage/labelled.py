@@ -1,5 +1,6 @@
 """Images with labels: each content once, its pixels on disk, and which must not be separated."""
 
+import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,8 @@ import pandas as pd
 
 from twostage.errors import DataError, ImagesError
 from twostage.images.loading import ImageLoader, LoadedImage
-from twostage.images.references import Reference, find_images
+from twostage.images.places import open_place
+from twostage.images.references import Reference
 from twostage.joins import image_names
 from twostage.pixels import MAX_PIXELS
 from twostage.splits import link_groups
@@ -64,7 +66,7 @@ class LabelledImages:
 def load_labelled(
     frame: pd.DataFrame,
     image_columns: Sequence[str],
-    folder: Path,
+    folder: str | os.PathLike[str],
     target: Target,
     groups: Sequence[Any],
     workspace: Path,
@@ -83,8 +85,8 @@ def load_labelled(
         Its image columns name images.
     image_columns : sequence of str
         Their names.
-    folder : path
-        What names start from.
+    folder : path-like
+        What names start from, or another place that `twostage.images.places.open_place` knows.
     target : Target
         Of n_rows.
     groups : sequence of length n_rows, or empty
@@ -154,7 +156,7 @@ def _values(groups: Sequence[Any], rows: Sequence[int]) -> list[Any]:
 
 
 def _references(
-    frame: pd.DataFrame, image_columns: Sequence[str], folder: Path
+    frame: pd.DataFrame, image_columns: Sequence[str], folder: str | os.PathLike[str]
 ) -> tuple[dict[str, list[int]], dict[str, Reference], str | None]:
     """Return by the name of each file the rows that name it, and what is at it."""
     named: dict[str, list[int]] = {}
@@ -162,7 +164,7 @@ def _references(
         for row, names in enumerate(image_names(require_column(frame, column, "image"))):
             for name in names:
                 named.setdefault(name, []).append(row)
-    found, note = find_images(folder, named)
+    found, note = open_place(folder).find_images(named)
     rows_of: dict[str, list[int]] = {}
     for name, rows in named.items():
         rows_of.setdefault(found[name].image, []).extend(rows)

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import pandas as pd
 
@@ -11,13 +10,9 @@ from twostage.backbones.spec import BackboneSettings, BackboneSpec
 from twostage.cache import embed_through_cache
 from twostage.errors import ImagesError
 from twostage.extraction import ExtractionOptions
-from twostage.images.references import (
-    Reference,
-    canonical_name,
-    check_folder,
-    file_reference,
-    reference_to,
-)
+from twostage.images.listing import Place, absolute
+from twostage.images.places import open_place
+from twostage.images.references import Reference
 from twostage.joins import ImageBlock, image_block, image_names, match_with_store
 from twostage.store.store import EmbeddingStore
 from twostage.table.files import require_column
@@ -82,9 +77,9 @@ def blocks_from_files(
     Parameters
     ----------
     frame, image_columns
-        As for `blocks_from_store`; names are relative to ``folder``, or absolute.
+        As for `blocks_from_store`; names are relative to ``folder``, absolute, or URLs.
     folder : path-like
-        What names start from.
+        What names start from; or any other place that `twostage.images.places.open_place` knows.
     wanted : BackboneSettings or BackboneSpec
         The backbone; of a spec, that very one, or its variant that runs here.
     options : ExtractionOptions
@@ -109,7 +104,7 @@ def blocks_from_files(
     if isinstance(wanted, BackboneSpec):
         wanted = runnable(wanted, options.device)
     names = _names_by_column(frame, image_columns)
-    files = _locate(names, Path(folder))
+    files = _locate(names, open_place(folder))
     store = embed_through_cache(list(files.values()), wanted, options, cache_dir)
     key_of = {name: reference.image for name, reference in files.items()}
     blocks = {
@@ -143,9 +138,7 @@ def _names_by_column(
     return {name: image_names(require_column(frame, name, "image")) for name in image_columns}
 
 
-def _locate(names: Mapping[str, list[list[str]]], folder: Path) -> dict[str, Reference]:
+def _locate(names: Mapping[str, list[list[str]]], place: Place) -> dict[str, Reference]:
     """Return the file of every image named: that one or none, never another of like name."""
-    check_folder(folder)
-    unique = dict.fromkeys(name for rows in names.values() for row in rows for name in row)
-    found = {name: reference_to(folder, canonical_name(name, folder)) for name in unique}
-    return {name: file_reference(reference.path) for name, reference in found.items()}
+    found = place.exactly(name for rows in names.values() for row in rows for name in row)
+    return {name: absolute(reference) for name, reference in found.items()}

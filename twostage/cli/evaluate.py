@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from twostage.cli.fit import listed_images
-from twostage.cli.options import IMAGES, STORE, TABLE, json_option, quiet_option, run_options
+from twostage.cli.options import (
+    IMAGES,
+    PLACES,
+    STORE,
+    TABLE,
+    json_option,
+    quiet_option,
+    run_options,
+)
 from twostage.cli.output import UNREADABLE, plural, print_json, print_result, say
 from twostage.cli.predict import check_source, embed_rows
 from twostage.errors import UsageError
@@ -24,7 +32,7 @@ if TYPE_CHECKING:
 @click.option(
     "--table", type=TABLE, help="CSV or Parquet table with the training's columns and the target."
 )
-@click.option("--images", type=IMAGES, help="Folder of the table's images.")
+@click.option("--images", type=IMAGES, help=f"The table's images: {PLACES}.")
 @click.option("--store", type=STORE, help="Instead of --images: a store that holds them.")
 @click.option(
     "-o",

@@ -32,6 +32,12 @@ _LEAST_TO_TELL = 256  # images: fewer say little about a rate
 )
 @click.option("--table", type=TABLE, help="Only the images that this CSV or Parquet table names.")
 @click.option("--image-col", multiple=True, metavar="COL", help="Its column of paths; repeatable.")
+@click.option(
+    "--bytes-col",
+    "bytes_column",
+    metavar="COL",
+    help="Of a Parquet file as IMAGES: its column of image bytes, if several could be it.",
+)
 @backbone_options
 @variant_options
 @click.option(
@@ -67,8 +73,11 @@ def extract(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Embed the images below the folder IMAGES into a store.
+    """Embed IMAGES into a store.
 
+    IMAGES is a folder, walked recursively; or a list of files, a tar or tars
+    (shards-{000..012}.tar), a Parquet file with a column of image bytes, or the URL of such
+    (s3://bucket/photos). With --table, only those of its images that the table names.
     Each image goes once through a CNN without its top; the embeddings are kept as Parquet.
     Run it again after adding or changing images: only those are computed.
     Any option left out is the store's own, or for a new store the default: mobilenet_v2 with

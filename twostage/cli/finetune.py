@@ -100,7 +100,7 @@ def finetune(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Train a CNN on labelled images below the folder IMAGES, for 'twostage extract --backbone'.
+    """Train a CNN on the labelled images in IMAGES, for 'twostage extract --backbone'.
 
     Half of the images are held back, for stage two: what a backbone was trained on it embeds with
     too much confidence. The folder remembers what it has seen, the store that it makes does too,

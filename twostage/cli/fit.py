@@ -8,6 +8,7 @@ import click
 
 from twostage.cli.options import (
     IMAGES,
+    PLACES,
     STORE,
     TABLE,
     allow_seen_option,
@@ -67,7 +68,7 @@ _OF_BACKBONE = (
 @click.option("--target", metavar="COL", help="Column to predict.")
 @target_from_folder_option
 @image_col_option
-@click.option("--images", type=IMAGES, help="Instead of STORE: the folder of the images.")
+@click.option("--images", type=IMAGES, help=f"Instead of STORE, {PLACES}.")
 @group_option
 @click.option(
     "--head",
@@ -340,15 +341,13 @@ def _read_rows(
 
 
 def listed_images(store: str | None, images: str | None) -> list[str]:
-    """Return the names of all images in a store or below a folder."""
-    from pathlib import Path
-
-    from twostage.images.references import list_images
+    """Return the names of all images in a store or another place."""
+    from twostage.images.places import open_place
     from twostage.store.store import EmbeddingStore
 
     if store is not None:
         return sorted(EmbeddingStore(store).index()["image"].to_pylist())
-    return [reference.image for reference in list_images(Path(str(images)))]
+    return [reference.image for reference in open_place(str(images)).list_images()]
 
 
 def fit_settings(options: dict[str, Any], target_from_folder: bool) -> "FitSettings":

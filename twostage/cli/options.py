@@ -5,11 +5,27 @@ from typing import Any
 
 import click
 
+from twostage.images.patterns import is_pattern
 from twostage.pixels import MAX_PIXELS
+from twostage.remote import is_url
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
-IMAGES = click.Path(exists=True, file_okay=False)
+
+class ImagesType(click.ParamType[str]):
+    """Where images live: what exists on this machine, a pattern of files, or a URL."""
+
+    name = "images"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return it as it is, if it may exist."""
+        if is_url(value) or is_pattern(value):
+            return str(value)
+        return str(click.Path(exists=True).convert(value, param, ctx))
+
+
+IMAGES = ImagesType()
+PLACES = "a folder, a list of files, a tar, a Parquet file of their bytes, or a URL of such"
 TABLE = click.Path(exists=True, dir_okay=False)
 STORE = click.Path(exists=True, file_okay=False)
 SEED = click.IntRange(0, 2**32 - 1)

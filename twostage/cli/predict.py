@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from twostage.cli.fit import listed_images
-from twostage.cli.options import IMAGES, STORE, TABLE, json_option, quiet_option, run_options
+from twostage.cli.options import (
+    IMAGES,
+    PLACES,
+    STORE,
+    TABLE,
+    json_option,
+    quiet_option,
+    run_options,
+)
 from twostage.cli.output import UNREADABLE, plural, print_json, print_result, say, told
 from twostage.errors import StoreError, UsageError, listed
 
@@ -21,7 +29,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("model", type=click.Path(exists=True, file_okay=False))
 @click.option("--table", type=TABLE, help="CSV or Parquet table with the columns of the training.")
-@click.option("--images", type=IMAGES, help="Folder of the table's images.")
+@click.option("--images", type=IMAGES, help=f"The table's images: {PLACES}.")
 @click.option("--store", type=STORE, help="Instead of --images: a store that holds them.")
 @click.option(
     "-o",

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from twostage.cli.options import IMAGES, STORE, quiet_option
+from twostage.cli.options import IMAGES, PLACES, STORE, quiet_option
 from twostage.cli.output import print_result, say
 
 
@@ -18,7 +18,7 @@ from twostage.cli.output import print_result, say
     show_default=True,
     help="The page: one file, which needs no other and no network.",
 )
-@click.option("--images", type=IMAGES, help="Folder of the table's images, for thumbnails.")
+@click.option("--images", type=IMAGES, help=f"The table's images, for thumbnails: {PLACES}.")
 @click.option(
     "--store",
     type=STORE,

@@ -5,6 +5,8 @@ from collections import deque
 from collections.abc import Callable, Container, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
 
 import numpy as np
 
@@ -13,7 +15,11 @@ from twostage.fingerprint import hash_bytes
 from twostage.images.decoding import decode, read_bytes
 from twostage.images.references import Reference
 from twostage.pixels import MAX_PIXELS
+from twostage.remote import N_READERS
 from twostage.throughput import StageClock
+
+Item = TypeVar("Item")
+Read = tuple[bytes, int | None, int | None]  # bytes, size, time
 
 # File systems may keep times to 2 s (FAT): a younger file may change again under the same time.
 UNSETTLED_NS = 2_000_000_000
@@ -86,11 +92,13 @@ class ImageLoader:
         self._clock = clock
         self._max_pixels = max_pixels
         self._pool = ThreadPoolExecutor(n_threads, thread_name_prefix="twostage-decode")
+        self._readers = ThreadPoolExecutor(N_READERS, thread_name_prefix="twostage-read")
 
     def __enter__(self) -> "ImageLoader":
         return self
 
     def __exit__(self, *exc_info: object) -> None:
+        self._readers.shutdown(wait=False, cancel_futures=True)
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def load(self, references: Iterable[Reference], known: Container[str]) -> Iterator[LoadedImage]:
@@ -104,21 +112,36 @@ class ImageLoader:
             Content hashes whose embedding is there already: such images are not decoded.
         """
 
-        def load_one(reference: Reference) -> LoadedImage:
+        def load_one(item: tuple[Reference, Callable[[], Read]]) -> LoadedImage:
             with self._clock.decoding():
-                return self._load_one(reference, known)
+                return self._load_one(*item, known)
 
-        return _map_in_order(self._pool, load_one, references, self._n_ahead)
+        return _map_in_order(self._pool, load_one, self._being_read(references), self._n_ahead)
 
-    def _load_one(self, reference: Reference, known: Container[str]) -> LoadedImage:
+    def _being_read(
+        self, references: Iterable[Reference]
+    ) -> Iterator[tuple[Reference, Callable[[], Read]]]:
+        """Begin to read what is no local file: whatever waits for a network keeps no core busy."""
+        for reference in references:
+            if reference.source is None:
+                yield reference, partial(self._read, reference)
+            else:
+                yield reference, self._readers.submit(self._read, reference).result
+
+    def _read(self, reference: Reference) -> Read:
+        _check_size(reference, self._max_pixels)
+        return read(reference)
+
+    def _load_one(
+        self, reference: Reference, wait: Callable[[], Read], known: Container[str]
+    ) -> LoadedImage:
         try:
-            _check_size(reference, self._max_pixels)
             with self._clock.reading():
-                data, status = read_bytes(reference.path)
+                data, size_bytes, mtime_ns = wait()
         except ImageError as error:
             return LoadedImage(reference.image, None, reference.size_bytes, None, error=str(error))
         content_hash = hash_bytes(data)
-        facts = (reference.image, content_hash, status.st_size, _settled(status.st_mtime_ns))
+        facts = (reference.image, content_hash, size_bytes, _settled(mtime_ns))
         if content_hash in known:
             return LoadedImage(*facts)
         try:
@@ -128,32 +151,45 @@ class ImageLoader:
         return LoadedImage(*facts, pixels=pixels, width=width, height=height)
 
 
+def read(reference: Reference) -> Read:
+    """Return the bytes at a reference, with size and time as of that moment.
+
+    Raises
+    ------
+    ImageError
+        Of kind ``read``, if the bytes can't be had.
+    """
+    if reference.source is None:
+        data, status = read_bytes(reference.path)
+        return data, status.st_size, status.st_mtime_ns
+    return reference.source.read(), reference.size_bytes, reference.mtime_ns
+
+
 def _check_size(reference: Reference, max_pixels: int) -> None:
     """Raise ImageError of a file that is larger than an image of so many pixels can be."""
     most = max(_BYTES_PER_PIXEL * max_pixels, _LEAST_BYTES)
-    if reference.size_bytes is not None and reference.size_bytes > most:
-        raise ImageError(
-            "limit", f"a file of {reference.size_bytes:,} bytes; max-pixels allows {most:,}"
-        )
+    size_bytes = (reference.source or reference).size_bytes
+    if size_bytes is not None and size_bytes > most:
+        raise ImageError("limit", f"a file of {size_bytes:,} bytes; max-pixels allows {most:,}")
 
 
-def _settled(mtime_ns: int) -> int | None:
-    if mtime_ns <= 0 or mtime_ns > time.time_ns() - UNSETTLED_NS:
+def _settled(mtime_ns: int | None) -> int | None:
+    if mtime_ns is None or mtime_ns <= 0 or mtime_ns > time.time_ns() - UNSETTLED_NS:
         return None
     return mtime_ns
 
 
 def _map_in_order(
     pool: ThreadPoolExecutor,
-    work: Callable[[Reference], LoadedImage],
-    references: Iterable[Reference],
+    work: Callable[[Item], LoadedImage],
+    items: Iterable[Item],
     n_ahead: int,
 ) -> Iterator[LoadedImage]:
     """``map`` that never runs further ahead of its reader than ``n_ahead``."""
     waiting: deque[Future[LoadedImage]] = deque()
     try:
-        for reference in references:
-            waiting.append(pool.submit(work, reference))
+        for item in items:
+            waiting.append(pool.submit(work, item))
             if len(waiting) > n_ahead:
                 yield waiting.popleft().result()
         while waiting:

@@ -2,20 +2,44 @@
 
 import os
 import posixpath
+import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 from urllib.parse import unquote_to_bytes
 
 from twostage.errors import ImagesError, UsageError, listed
+from twostage.remote import is_url
 
 # HEIC too: a row says that it can't be read, where to pass it over would lose it silently.
 EXTENSIONS = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff"),
     *(".avif", ".heic", ".heif"),
 )
+TAR_ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+PARQUET_ENDINGS = (".parquet", ".pq")
+_SHARD = re.compile(
+    rf".*?(?:{'|'.join(map(re.escape, (*TAR_ENDINGS, *PARQUET_ENDINGS)))})/", re.IGNORECASE
+)
 _PREFIX_TRIALS = 20
+
+
+class Source(Protocol):
+    """What gives the bytes of an image that is no local file of its own.
+
+    Attributes
+    ----------
+    size_bytes : int or None
+        How many they are; None where that is not known before they are read.
+    """
+
+    @property
+    def size_bytes(self) -> int | None: ...
+
+    def read(self) -> bytes:
+        """Return the bytes, or raise `twostage.errors.ImageError` of kind ``read``."""
+        ...
 
 
 class Reference(NamedTuple):
@@ -24,17 +48,20 @@ class Reference(NamedTuple):
     Attributes
     ----------
     image : str
-        Its name in the store: a POSIX path relative to the image folder, or an absolute path.
+        Its name in the store: a POSIX path relative to the place, an absolute path, or a URL.
     path : str
         Where its bytes are.
     size_bytes, mtime_ns : int or None
-        What the file system says of it; None if there is no such file.
+        What the place says of it; ``size_bytes`` is None if there is no such image.
+    source : Source or None
+        What reads it; None for a local file.
     """
 
     image: str
     path: str
     size_bytes: int | None
     mtime_ns: int | None
+    source: Source | None = None
 
 
 class NameMatch(NamedTuple):
@@ -66,7 +93,7 @@ def list_images(folder: Path) -> list[Reference]:
     """
     check_folder(folder)
     root = str(folder)
-    references = [reference_to(root, name) for name in sorted(_walk(folder), key=_encode)]
+    references = [reference_to(root, name) for name in sorted(_walk(folder), key=encoded)]
     if not references:
         raise ImagesError(
             f"No images in '{folder}': no file below it ends in {', '.join(EXTENSIONS)}. "
@@ -119,8 +146,8 @@ def reference_to(folder: str | Path, name: str) -> Reference:
             stat = os.stat(path)
         except (OSError, ValueError):
             continue
-        return Reference(_encode(name), path, stat.st_size, stat.st_mtime_ns)
-    return Reference(_encode(name), os.path.join(folder, name), None, None)
+        return Reference(encoded(name), path, stat.st_size, stat.st_mtime_ns)
+    return Reference(encoded(name), os.path.join(folder, name), None, None)
 
 
 def file_reference(path: str) -> Reference:
@@ -130,12 +157,20 @@ def file_reference(path: str) -> Reference:
 
 def canonical_name(name: str, folder: Path | None = None) -> str:
     """Bring a name to the form a store uses: POSIX, without ``./``, relative to ``folder``."""
-    name = posixpath.normpath(str(name).strip())
+    name = str(name).strip()
+    if is_url(name):
+        return name
+    name = posixpath.normpath(name)
     if folder is not None and posixpath.isabs(name):
         root = os.path.abspath(folder)
         if name.startswith(root + "/"):
             return name[len(root) + 1 :]
     return name
+
+
+def is_image_name(name: str) -> bool:
+    """Whether a name is that of an image, and neither it nor a folder it is in is hidden."""
+    return name.lower().endswith(EXTENSIONS) and not name.startswith(".") and "/." not in name
 
 
 def match_names(names: Sequence[str], known: Collection[str]) -> NameMatch:
@@ -144,11 +179,13 @@ def match_names(names: Sequence[str], known: Collection[str]) -> NameMatch:
     The change drops one leading folder (``/data/photos/a/1.jpg`` is ``a/1.jpg``) or adds one
     (``1.jpg`` is ``images/1.jpg``). It is the same for all names, so that two images of equal
     file name are never mistaken for each other, and it is tried only where no name matches as it
-    is, or for absolute names.
+    is, or for absolute names. An image that one of several tars or Parquet files holds, by a name
+    that no other one does, may be named without that file.
     """
     known = known if isinstance(known, (set, frozenset, dict)) else set(known)
     wanted = [canonical_name(name) for name in names]
-    keys: list[str | None] = [name if name in known else None for name in wanted]
+    in_shards = {} if all(name in known for name in wanted) else _names_in_shards(known)
+    keys = [name if name in known else in_shards.get(name) for name in wanted]
     left = [i for i, key in enumerate(keys) if key is None]
     if len(left) < len(names):
         left = [i for i in left if posixpath.isabs(wanted[i])]
@@ -161,6 +198,20 @@ def match_names(names: Sequence[str], known: Collection[str]) -> NameMatch:
         keys[i] = changed if changed in known else None
     done = f"without '{dropped}'" if dropped else f"with '{added}' in front"
     return NameMatch(keys, f"Image names matched {done}.")
+
+
+def _names_in_shards(known: Iterable[str]) -> dict[str, str]:
+    """Return the known names of what is in a shard, by their names in it, where one has it."""
+    found: dict[str, str] = {}
+    repeated = set()
+    for name in known:
+        match = _SHARD.match(name)
+        if match:
+            inside = name[match.end() :]
+            if inside in found:
+                repeated.add(inside)
+            found[inside] = name
+    return {inside: name for inside, name in found.items() if inside not in repeated}
 
 
 def _find_change(names: Sequence[str], known: Collection[str]) -> tuple[str, str] | None:
@@ -216,7 +267,7 @@ def _walk(folder: Path) -> Iterator[str]:
                 name = f"{below}/{entry.name}" if below else entry.name
                 if _is_folder(entry):
                     pending.append(name)
-                elif entry.name.lower().endswith(EXTENSIONS):
+                elif is_image_name(entry.name):
                     yield name
 
 
@@ -236,7 +287,7 @@ def _is_folder(entry: "os.DirEntry[str]") -> bool:
         return False
 
 
-def _encode(name: str) -> str:
+def encoded(name: str) -> str:
     """Percent-encode the bytes of a file name that are no text, so that a store can hold it."""
     try:
         name.encode()

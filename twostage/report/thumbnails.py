@@ -2,13 +2,16 @@
 
 import base64
 import io
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from twostage.errors import ImageError
-from twostage.images.decoding import decode, read_bytes
-from twostage.images.references import Reference, find_images, reference_to
+from twostage.images.decoding import decode
+from twostage.images.loading import read
+from twostage.images.places import open_place
+from twostage.images.references import Reference, reference_to
 
 SIDE_PX = 160
 _QUALITY = 62
@@ -19,18 +22,19 @@ class Thumbnails:
 
     Parameters
     ----------
-    folder : Path or None
-        What relative names start from. Without one only absolute names lead to files.
+    folder : path-like or None
+        What relative names start from, or another place that `twostage.images.places.open_place`
+        knows. Without one only absolute names lead to files.
     names : iterable of str
         Names as the table has them: where none is below the folder as it is, one change of prefix
         that serves them is looked for.
     """
 
-    def __init__(self, folder: Path | None, names: Iterable[str]):
+    def __init__(self, folder: str | os.PathLike[str] | None, names: Iterable[str]):
         self.folder = folder
         self._references: dict[str, Reference] = {}
         if folder is not None:
-            self._references = find_images(folder, names)[0]
+            self._references = open_place(folder).find_images(names)[0]
         self._made: dict[tuple[str, bool], str | None] = {}
 
     def of(self, name: str | None) -> str | None:
@@ -56,7 +60,7 @@ class Thumbnails:
         if reference is None or reference.size_bytes is None:
             return None
         try:
-            data, _ = read_bytes(reference.path)
+            data, _, _ = read(reference)
             with _truncated_files_read(is_damaged):
                 pixels, _, _ = decode(data, SIDE_PX, "crop")
         except ImageError:

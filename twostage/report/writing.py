@@ -149,7 +149,7 @@ def _analyse(
     best = arms[0]
     columns = [name for name in evidence.settings.get("image_columns") or [] if name in best.frame]
     names = [str(name) for column in columns for name in best.frame[column].dropna()]
-    pictures = Thumbnails(None if images is None else Path(images), names)
+    pictures = Thumbnails(images, names)
     # The best arm may see no images: then the first store tells about them.
     stores = [one["name"] for one in evidence.run["stores"]]
     name = str(ranked["store"].iloc[0]) or (stores[0] if stores else "")

@@ -14,6 +14,7 @@ from twostage.errors import DataError, UsageError, did_you_mean
 PathLike = str | os.PathLike[str]
 IMAGE_COLUMN, FOLDER_COLUMN = "image", "folder"
 _PARQUET = (".parquet", ".pq")
+_SHARDS = (*_PARQUET, ".tar", ".tar.gz", ".tgz")  # hold images, but name no class
 
 
 def read_table(path: PathLike) -> pd.DataFrame:
@@ -72,6 +73,7 @@ def table_from_folders(names: Sequence[str]) -> pd.DataFrame:
         If images are in no folder.
     """
     folders = [PurePosixPath(name).parent.name for name in names]
+    folders = ["" if folder.endswith(_SHARDS) else folder for folder in folders]
     bare = [name for name, folder in zip(names, folders, strict=True) if not folder]
     if bare:
         raise DataError(
