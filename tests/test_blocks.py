@@ -171,7 +171,7 @@ def test_a_block_without_anything_to_learn_from_gives_no_features(tmp_path, bloc
     encoder, parts = BlockEncoder.fit_transform(
         nothing, Recipe(blocks=blocks), y, n_classes=2, folds=[]
     )
-    encoder = BlockEncoder.load(tmp_path, "block-0", encoder.save(tmp_path, "block-0"))
+    encoder = BlockEncoder.load(tmp_path, "block-0", encoder.save(tmp_path, "block-0"), 3)
     assert parts == encoder.transform(_matrix()[:4, :3]) == []
     assert encoder.feature_names(["v_emb_0000", "v_emb_0001", "v_emb_0002"]) == []
 
@@ -181,7 +181,7 @@ def test_a_saved_encoder_encodes_the_same(tmp_path, blocks):
     matrix = _matrix()
     encoder, _ = _fit(matrix, blocks, n_classes=3, y=np.arange(60) % 3)
     record = encoder.save(tmp_path, "block-0")
-    loaded = BlockEncoder.load(tmp_path, "block-0", record)
+    loaded = BlockEncoder.load(tmp_path, "block-0", record, WIDTH)
     np.testing.assert_array_equal(_encode(loaded, matrix), _encode(encoder, matrix))
     names = [f"photo_emb_{i:04d}" for i in range(WIDTH)]
     assert len(loaded.feature_names(names)) == _encode(loaded, matrix).shape[1]

@@ -51,7 +51,8 @@ def find_converted(settings: BackboneSettings) -> Converted | None:
     folder = _folder_of(settings)
     try:
         record = json.loads((folder / _RECORD).read_text())
-        is_current = record["files"] == _digests(folder) and not _changed(record["sources"])
+        is_whole = record.pop("digest") == hash_json(record) and record["files"] == _digests(folder)
+        is_current = is_whole and not _changed(record["sources"])
         spec = BackboneSpec.from_dict(record["spec"], folder)
     except (OSError, ValueError, KeyError, TypeError, BackboneError):
         return None
@@ -93,7 +94,8 @@ def convert(
         _keep_embedding(scratch, spec)
         check(scratch)
         record = {"spec": spec.to_dict(), "files": _digests(scratch), "sources": _sources(settings)}
-        (scratch / _RECORD).write_text(json.dumps(record, indent=1))
+        with_digest = record | {"digest": hash_json(record)}
+        (scratch / _RECORD).write_text(json.dumps(with_digest, indent=1))
         _move(scratch, folder)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
