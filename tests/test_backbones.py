@@ -17,8 +17,9 @@ from twostage.backbones.openvino_engine import OpenVINOEngine
 from twostage.backbones.spec import BackboneSettings
 from twostage.errors import BackboneError, UsageError
 
-QUICK = ("mobilenet_025", "mobilenet_v2_035", "mobilenet_v3_small")
+QUICK = ("mobilenet_025", "mobilenet_v2_035")
 SLOW = (
+    "mobilenet_v3_small",
     "resnet50",
     "efficientnet_b0",
     "mobilenet",
@@ -179,6 +180,7 @@ def test_the_catalogue_has_every_architecture_of_keras() -> None:
     assert {row.constructor for row in CATALOGUE.values()} == constructors
 
 
+@pytest.mark.slow
 def test_a_file_by_name_and_by_path_gives_equal_embeddings(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -326,6 +328,7 @@ def test_an_unknown_backbone_is_refused_with_the_closest() -> None:
         find_architecture("efficientnt_b0")
 
 
+@pytest.mark.slow
 def test_max_pooling_is_the_same_from_a_file_with_top(files: dict[str, Path]) -> None:
     with_top, without, average = (
         load_network(BackboneSettings("mobilenet_v2_035", weights=str(files[name]), pooling=how))

@@ -396,7 +396,8 @@ def comparable(folder: Path) -> tuple[pd.DataFrame, ...]:
     return (table, *others)
 
 
-@pytest.mark.parametrize("n_jobs", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("n_jobs", [1, 2])
 def test_a_killed_benchmark_goes_on_and_ends_as_an_undisturbed_one(case: Case, n_jobs: int) -> None:
     killed, whole = case.folder / "killed", case.folder / "whole"
     asked = ("--heads", "lightgbm", "--repeats", 4, "--n-jobs", n_jobs, "--quiet")

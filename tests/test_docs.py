@@ -118,6 +118,7 @@ def test_what_the_guide_to_reports_shows_runs(
     assert len(plots) == 6
 
 
+@pytest.mark.slow
 def test_what_the_extending_guide_shows_runs(monkeypatch: pytest.MonkeyPatch) -> None:
 
     from twostage.backbones import catalogue

@@ -202,6 +202,7 @@ def test_a_conversion_that_fails_leaves_nothing(network: Network) -> None:
     assert not list((cache_folder() / "engines").iterdir())
 
 
+@pytest.mark.slow
 def test_a_conversion_that_computes_something_else_is_refused_and_not_kept(
     network: Network, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -230,6 +231,7 @@ def test_a_network_that_openvino_can_not_take_is_refused(
     assert not list((cache_folder() / "engines").iterdir())
 
 
+@pytest.mark.slow
 def test_outputs_that_are_none_of_the_networks_are_taken_away() -> None:
     """Keras' swish has a gradient of its own, which shows in the converted network."""
     settings = BackboneSettings(

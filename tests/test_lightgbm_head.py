@@ -212,6 +212,7 @@ def test_a_saved_head_predicts_the_same(tmp_path, kind, width):
     np.testing.assert_array_equal(_output(loaded, features), _output(head, features))
 
 
+@pytest.mark.slow
 def test_a_narrow_table_is_not_lost_among_wide_embeddings(monkeypatch):
     features, y = _data("binary", 200, n_features=2, width=1000)
     new, truth = _data("binary", 200, seed=1, n_features=2, width=1000)

@@ -754,6 +754,7 @@ def test_another_graph_or_other_weights_are_another_backbone(
     assert difference.startswith(f"{differs} is ")
 
 
+@pytest.mark.slow
 def test_both_engines_give_the_same_embeddings(save: Save) -> None:
     model, wanted = nested()
     file = save(model)

@@ -383,6 +383,7 @@ def test_file_names_that_are_no_text_are_found_and_shown(tmp_path: Path) -> None
     assert any("caf%E9.jpg" in one["alt"] for one in Parsed(html).all("img"))
 
 
+@pytest.mark.slow
 def test_a_report_of_ten_thousand_rows_stays_small(tmp_path: Path) -> None:
     n = 10_000
     names = [f"photos/a-rather-long-name-of-a-file-{i:08}.jpg" for i in range(n)]

@@ -1,7 +1,6 @@
 """`twostage store`: what one types and sees."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -113,7 +112,7 @@ def test_sigterm_ends_a_run_as_ctrl_c_does_unless_it_is_ignored(
     run, photos, tmp_path, monkeypatch, is_ignored
 ):
     def stop(*_):
-        os.kill(os.getpid(), signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)  # to this thread, so that it acts before it goes on
         raise StoreError("went on")
 
     def handler(*_):

@@ -211,6 +211,7 @@ def test_a_constant_target_is_predicted():
     np.testing.assert_allclose(head.predict(features(X)), 7)
 
 
+@pytest.mark.slow
 def test_weights_act(task, size):
     X, y = data(task)
     X = np.random.default_rng(0).integers(0, 2, size=X.shape)  # they tell nothing
@@ -226,6 +227,7 @@ def test_weights_act(task, size):
         assert weighted[:, -1].mean() > plain[:, -1].mean() + 0.2
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_predictions(task, size):
     X, y = data(task)
     one, two = (output(SVMHead(C=1.0).fit(features(X), y, TASKS[task]), X) for _ in range(2))
