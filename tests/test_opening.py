@@ -24,7 +24,7 @@ from click.testing import CliRunner
 from sklearn.ensemble import HistGradientBoostingRegressor, RandomForestRegressor
 from sklearn.neighbors import KNeighborsRegressor
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import FunctionTransformer
+from sklearn.preprocessing import FunctionTransformer, TargetEncoder
 from sklearn.svm import SVC, SVR
 from sklearn.tree import DecisionTreeClassifier
 from stores import write_store
@@ -54,6 +54,7 @@ from twostage.opening.records import checked
 from twostage.report.evidence import read_evidence
 from twostage.saving import dump, load
 from twostage.store.store import EmbeddingStore
+from twostage.table.categories import _check_encodings
 from twostage.table.files import read_table
 from twostage.targets import prepare_target
 from twostage.training.checkpoint import read_checkpoint
@@ -697,3 +698,15 @@ def test_mutated_files_are_refused_or_read_right() -> None:
     found = json.loads(run.stdout)
     assert found["cases"] == 60
     assert found["faults"] == 0
+
+
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_a_target_encoder_has_a_number_for_each_category(n_classes: int) -> None:
+    rows = np.arange(60)
+    encoder = TargetEncoder(cv=3, random_state=0).fit(
+        np.stack([rows % 4, rows % 5], axis=1), rows * 7 % n_classes
+    )
+    _check_encodings(encoder)
+    encoder.encodings_[0] = encoder.encodings_[0][:-1]
+    with pytest.raises(ValueError, match="numbers for"):
+        _check_encodings(encoder)

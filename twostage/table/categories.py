@@ -241,11 +241,23 @@ class ByTarget(Part):
     @classmethod
     def load(cls, folder: Path, record: Mapping[str, Any]) -> Self:
         """Read what `save` wrote."""
+        encoder = load_leaf(folder, "target", "TargetEncoder")
+        _check_encodings(encoder)
         return cls(
             CategoryNumbers.load(folder, record["categories"]),
-            load_leaf(folder, "target", "TargetEncoder"),
+            encoder,
             NumberScaler.load(folder, "target-scaler", record["scaler"]),
         )
+
+
+def _check_encodings(encoder: TargetEncoder) -> None:
+    """Raise ValueError if an encoder has not a number for each of its categories and classes."""
+    n_categories = [len(values) for values in encoder.categories_]
+    n_outputs = len(encoder.classes_) if encoder.target_type_ == "multiclass" else 1
+    wanted = [n for n in n_categories for _ in range(n_outputs)]
+    found = [len(values) for values in encoder.encodings_]
+    if found != wanted:
+        raise ValueError(f"a target encoder has {found} numbers for {wanted} categories")
 
 
 def _without_other(numbers: np.ndarray) -> np.ndarray:
