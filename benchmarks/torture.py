@@ -5,12 +5,12 @@
 - kills: runs that write stores are killed at random moments and before each change of a file
 - writers: several runs at once, readers beside them, a clock that goes back
 - disk: disks that fill, can't be written, go away
-- images: mutated images, decoded
 - files: mutated stores, models and backbones, opened
 
-`torture_store.py`, `torture_images.py` and `torture_files.py` do the work, with options of their
-own. Each part's result goes into artifacts/torture.json and .md, beside those that are there; what
-one of them has printed already is taken with --from.
+Mutated images have a page of their own: `torture_images.py`. `torture_store.py` and
+`torture_files.py` do the work here, with options of their own. Each part's result goes into
+artifacts/torture.json and .md, beside those that are there; what one of them has printed already
+is taken with --from.
 """
 
 import json
@@ -30,7 +30,6 @@ PARTS = {
     "kills": ("torture_store", "kills"),
     "writers": ("torture_store", "writers"),
     "disk": ("torture_store", "disk"),
-    "images": ("torture_images", "run"),
     "files": ("torture_files", "run"),
 }
 
@@ -73,7 +72,11 @@ def save(part: str, found: dict[str, Any]) -> None:
 
 def as_markdown(record: dict[str, Any]) -> str:
     """Put all parts into one page."""
-    lines = ["# What stores, images and files withstand", "", "Made by `benchmarks/torture.py`."]
+    lines = [
+        "# What stores and files withstand",
+        "",
+        "Made by `benchmarks/torture.py`. Images: [torture_images.md](torture_images.md).",
+    ]
     for part, found in record.items():
         versions = ", ".join(f"{name} {each}" for name, each in found["versions"].items())
         rows = [row for name, value in found.items() for row in _rows(name, value)]
