@@ -3,22 +3,24 @@
 import json
 import os
 import subprocess
-import sys
 import threading
 import time
 
 import fsspec
+import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from click.testing import CliRunner
 from stores import SPEC, rows
 
-from twostage.backbones.spec import BackboneSpec
 from twostage.cli.main import main
-from twostage.errors import StoreError, UsageError
+from twostage.errors import StoreError
 from twostage.extraction import extract
 from twostage.seen import SeenRows
+from twostage.store.holders import machine
 from twostage.store.locking import holder_of
+from twostage.store.schema import embedding_array, part_schema
 from twostage.store.store import EmbeddingStore
 
 PARTS = ["part-000000.parquet", "part-000001.parquet", "part-000002.parquet"]
@@ -75,7 +77,7 @@ def counts(summary):
 
 
 def file_system(url):
-    return fsspec.url_to_fs(url)
+    return fsspec.url_to_fs(url, use_listings_cache=False)
 
 
 def names(url):
@@ -230,8 +232,6 @@ def test_a_lock_that_says_nothing_holds(small, url):
 
 
 def test_the_lock_of_a_killed_process_of_this_machine_is_taken_over_at_once(small, url):
-    from twostage.store.holders import machine
-
     with subprocess.Popen(["true"]) as gone:
         pass
     stale_lock(url, pid=gone.pid, machine=machine())
@@ -264,7 +264,6 @@ def test_of_many_that_want_a_stale_lock_one_gets_it_at_a_time(small, url, monkey
             thread.join(timeout=20)
     assert n_held
     assert max(most) == 1
-    system, path = file_system(url)
     assert [name for name in names(url) if name.startswith("_lock")] in ([], ["_lock-000001"])
 
 
@@ -300,9 +299,6 @@ def test_a_run_that_was_asleep_writes_nothing_and_leaves_the_other_runs_lock(
 def test_a_part_that_is_written_anew_meanwhile_is_read_again(url, monkeypatch):
     monkeypatch.setattr("twostage.store.remote_files._TAIL_BYTES", 1 << 12)
     store = EmbeddingStore.create(url, SPEC | {"dim": 2000})
-    import numpy as np
-    import pyarrow as pa
-    from twostage.store.schema import embedding_array
 
     def part(value):
         table = rows(EmbeddingStoreOfThree(store), a=[1, 2, 3], b=[1, 2, 3])
@@ -332,8 +328,6 @@ class EmbeddingStoreOfThree:
     """What `rows` needs of a store."""
 
     def __init__(self, store):
-        from twostage.store.schema import part_schema
-
         self.schema = part_schema(store.spec | {"dim": 3})
 
 
