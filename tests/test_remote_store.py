@@ -3,8 +3,10 @@
 import json
 import os
 import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 
 import fsspec
 import numpy as np
@@ -380,3 +382,149 @@ def test_a_url_of_the_disk_is_its_folder(photos, tmp_path, fake_backbone):
     extract(photos, f"file://{tmp_path}/store")
     assert len(EmbeddingStore(tmp_path / "store")) == 6
     assert EmbeddingStore(f"file://{tmp_path}/store").path == tmp_path / "store"
+
+
+EXTRACT = """
+import sys
+from conftest import FakeBuilder
+import twostage.backbones.lazy, twostage.store.planning
+from twostage.extraction import extract
+twostage.backbones.lazy.build = FakeBuilder()
+twostage.store.planning.SHARD_SIZE = 2
+extract(sys.argv[1], sys.argv[2])
+"""
+
+
+@pytest.fixture
+def bucket_of_photos(in_bucket, photos):
+    system, path = file_system(in_bucket)
+    folder = path.replace("store", "photos")
+    for photo in photos.rglob("*.png"):
+        system.put_file(str(photo), f"{folder}/{photo.relative_to(photos)}")
+    return in_bucket.replace("store", "photos")
+
+
+def puts(environment):
+    return [request for request in environment.requests if request.startswith("PUT ")]
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 4, 5])
+def test_a_run_killed_before_its_kth_put_is_gone_on_with(
+    k, in_bucket, environment, bucket_of_photos, photos, tmp_path, fake_backbone, small_shards
+):
+    extract(photos, tmp_path / "store")
+    command = [sys.executable, "-c", EXTRACT, bucket_of_photos, in_bucket]
+    path = f"{Path(__file__).parent}:{os.environ.get('PYTHONPATH', '')}"
+    environment.clear()
+
+    def kill(request):
+        if request.startswith("PUT ") and len(puts(environment)) == k - 1:
+            run.kill()
+            run.wait()
+            environment.failing = {"PUT": 1}  # of what was sent, nothing arrives
+
+    environment.before = kill
+    with subprocess.Popen(command, env={**os.environ, "PYTHONPATH": path}) as run:
+        pass
+    environment.clear()
+    assert run.returncode == -9
+    n_before = fake_backbone.n_embedded
+    extract(bucket_of_photos, in_bucket)
+    n_committed = max(k - 3, 0)  # the lock and the record come before the parts
+    assert fake_backbone.n_embedded == n_before + 6 - 2 * n_committed
+    resumed, undisturbed = EmbeddingStore(in_bucket), EmbeddingStore(tmp_path / "store")
+    pd.testing.assert_frame_equal(contents(resumed), contents(undisturbed))
+    assert resumed.verify() == []
+    assert names(in_bucket) == ["_store.json", *PARTS]
+
+
+def test_puts_that_fail_for_a_moment_are_tried_again(
+    in_bucket, environment, photos, fake_backbone, small_shards
+):
+    environment.failing = {"PUT": 3}
+    extract(photos, in_bucket)
+    assert environment.n_failed == 3
+    assert len(EmbeddingStore(in_bucket)) == 6
+
+
+def test_a_server_that_takes_no_more_ends_the_run_and_leaves_the_store(
+    in_bucket, environment, photos, fake_backbone, small_shards
+):
+    def fail_from_now_on(request):
+        if request.startswith("PUT ") and PARTS[2] in request:
+            environment.failing = {"PUT": 10**6}
+
+    environment.before = fail_from_now_on
+    result = invoke("extract", photos, "-o", in_bucket)
+    assert result.exit_code == 1
+    assert (
+        f"Error: Can't write '{in_bucket}/{PARTS[2]}': Service Unavailable. The store holds all "
+        "parts written before; run the same command again to continue.\n"
+    ) in result.output
+    assert environment.n_failed == 4
+    environment.clear()
+    assert names(in_bucket) == ["_store.json", *PARTS[:2]]
+    assert EmbeddingStore(in_bucket).verify() == []
+    n_before = fake_backbone.n_embedded
+    extract(photos, in_bucket)
+    assert fake_backbone.n_embedded == n_before + 2
+
+
+def test_a_server_that_does_not_answer_is_said_in_one_line(
+    in_bucket, environment, photos, fake_backbone, monkeypatch
+):
+    extract(photos, in_bucket)
+    environment.failing = {"GET": 10**6, "HEAD": 10**6}
+    for words in (["store", "info", in_bucket], ["extract", photos, "-o", in_bucket]):
+        result = invoke(*words)
+        assert result.exit_code == 1
+        assert result.output.startswith(f"Error: The store '{in_bucket}' can't be ")
+        assert result.output.count("\n") == 1
+    environment.clear()
+    result = invoke("extract", photos, "-o", "s3://no-such-bucket/store")
+    assert result.exit_code == 1
+    assert result.output.endswith(
+        "\nError: Can't write the store 's3://no-such-bucket/store': The specified bucket does not "
+        "exist.\n"
+    )
+
+
+def test_the_index_of_a_store_costs_no_embeddings(in_bucket, environment):
+    store = EmbeddingStore.create(in_bucket, SPEC)
+    for part in PARTS:
+        store.write_part(part, rows(store, **{part: [1, 2, 3]}))
+    environment.clear()
+    assert len(EmbeddingStore(in_bucket).index()) == 3
+    assert len([request for request in environment.requests if PARTS[0] in request]) == 2
+
+
+def test_of_two_locks_made_at_once_by_the_server_one_is(in_bucket):
+    files = EmbeddingStore.create(in_bucket, SPEC).files
+    made = []
+
+    def make(i):
+        try:
+            files.create("_lock-000001", str(i).encode())
+            made.append(i)
+        except FileExistsError:
+            pass
+
+    threads = [threading.Thread(target=make, args=[i]) for i in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=20)
+    assert len(made) == 1
+    assert files.read("_lock-000001") == str(made[0]).encode()
+
+
+def test_a_benchmark_takes_the_url_of_a_store(in_bucket, photos, photo, tmp_path, fake_backbone):
+    for i in range(3, 10):
+        photo(photos / "cats" / f"{i}.png", (10 * i, 0, 100))
+        photo(photos / "dogs" / f"{i}.png", (10 * i, 200, 0))
+    extract(photos, in_bucket)
+    words = ["--target-from-folder", "--heads", "linear", "--folds", "2", "-o", tmp_path / "out"]
+    result = invoke("benchmark", in_bucket, *words, "--near-duplicates", "off", "--quiet")
+    assert result.exit_code == 0, result.output
+    (record,) = json.loads((tmp_path / "out" / "run.json").read_text())["stores"]
+    assert (record["name"], record["path"]) == ("store", in_bucket)

@@ -280,13 +280,14 @@ def reason_of(error: BaseException) -> str:
     return type(error).__name__
 
 
-def explained_to_disk_users(error: Exception) -> OSError:
+def as_of_a_disk(error: Exception, url: str) -> OSError:
     """Return an error over a network as what a disk would raise, with words for a user."""
+    words = (getattr(error, "strerror", None) or first_line(error)).rstrip(".")
     if isinstance(error, FileNotFoundError):
-        return FileNotFoundError(errno.ENOENT, first_line(error).rstrip("."))
+        return FileNotFoundError(errno.ENOENT, words)
     if isinstance(error, PermissionError) or _type_names(error) & _NO_CREDENTIALS:
-        return PermissionError(errno.EACCES, first_line(error).rstrip("."))
-    return OSError(errno.EIO, first_line(error).rstrip("."))
+        return PermissionError(errno.EACCES, f"{words}. {_how_to_sign_in(url)}".rstrip("."))
+    return OSError(errno.EIO, words)
 
 
 def _open_system(url: str) -> tuple[Any, str]:

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from twostage.errors import StoreError, UsageError
 from twostage.opening.files import check_size_of_json, parse_json
-from twostage.remote import Remote, RemoteFacts, RemoteState, explained_to_disk_users
+from twostage.remote import Remote, RemoteFacts, RemoteState, as_of_a_disk
 
 T = TypeVar("T")
 # Of these, a PUT is atomic, and what is written can be read and listed at once.
@@ -94,7 +94,7 @@ class RemoteFiles:
             If it can't be had.
         """
         try:
-            with _as_a_disk_says_it():
+            with self._told():
                 return {_name(facts.path): facts for facts in self._remote.entries()}
         except OSError as error:
             raise StoreError(
@@ -131,7 +131,7 @@ class RemoteFiles:
 
     def read(self, name: str) -> bytes:
         """Return the bytes of a file."""
-        with _as_a_disk_says_it():
+        with self._told():
             return self._remote.read(self._key(name))
 
     def read_json(self, name: str) -> Any:
@@ -162,23 +162,23 @@ class RemoteFiles:
     def replace(self, name: str, data: Any) -> None:
         """Write a file whole or not at all."""
         self._confirm()
-        with _as_a_disk_says_it():
+        with self._told():
             self._remote.write(self._key(name), bytes(data))
 
     def create(self, name: str, data: bytes) -> None:
         """Write a file that must not be there; FileExistsError if it is."""
-        with _as_a_disk_says_it():
+        with self._told():
             self._remote.create(self._key(name), data)
 
     def renew(self, name: str, data: bytes) -> None:
         """Write a file that says who writes the others."""
-        with _as_a_disk_says_it():
+        with self._told():
             self._remote.write(self._key(name), data)
 
     def delete(self, names: Iterable[str]) -> None:
         """Delete files."""
         self._confirm()
-        with _as_a_disk_says_it():
+        with self._told():
             for name in names:
                 self._remote.delete(self._key(name))
 
@@ -187,12 +187,21 @@ class RemoteFiles:
             self.confirm()
 
     def _state_of(self, name: str) -> RemoteState:
-        with _as_a_disk_says_it():
+        with self._told():
             return self._remote.state_of(self._key(name))
 
     def _read_range(self, name: str, start: int, end: int) -> bytes:
-        with _as_a_disk_says_it():
+        with self._told():
             return self._remote.read(self._key(name), start, end)
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except FileExistsError:
+            raise
+        except Exception as error:
+            raise as_of_a_disk(error, self.where) from error
 
     def _key(self, name: str) -> str:
         return f"{self._remote.path.rstrip('/')}/{name}"
@@ -259,16 +268,6 @@ class _Ranges(io.RawIOBase):
         if len(data) != end - start:
             raise ChangedError("it ends earlier than it did")
         return data
-
-
-@contextmanager
-def _as_a_disk_says_it() -> Iterator[None]:
-    try:
-        yield
-    except FileExistsError:
-        raise
-    except Exception as error:
-        raise explained_to_disk_users(error) from error
 
 
 def _name(path: str) -> str:
