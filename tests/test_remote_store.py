@@ -303,39 +303,52 @@ def test_a_run_that_was_asleep_writes_nothing_and_leaves_the_other_runs_lock(
     assert names(url) == ["_lock-000001", "_store.json", PARTS[0]]
 
 
-def test_a_part_that_is_written_anew_meanwhile_is_read_again(url, monkeypatch):
-    monkeypatch.setattr("twostage.store.remote_files._TAIL_BYTES", 1 << 12)
-    store = EmbeddingStore.create(url, SPEC | {"dim": 2000})
+DIM = 2000
 
-    def part(value):
-        table = rows(EmbeddingStoreOfThree(store), a=[1, 2, 3], b=[1, 2, 3])
-        matrix = np.random.default_rng(value).normal(size=(2, 2000)).astype(np.float32)
-        columns = {name: table[name] for name in table.schema.names}
-        columns["embedding"] = embedding_array(matrix, np.array([True, True]), store.schema)
-        return pa.table(columns, schema=store.schema), matrix
 
-    store.put_part(PARTS[0], part(1)[0])
-    newer, expected = part(2)
-    really_read, n_read = type(store.files)._read_range, []
-
-    def read_and_write(self, name, start, end):
-        n_read.append(start)
-        if len(n_read) == 2:
-            EmbeddingStore(url).put_part(PARTS[0], newer)
-        return really_read(self, name, start, end)
-
-    monkeypatch.setattr(type(store.files), "_read_range", read_and_write)
-    np.testing.assert_array_equal(store.embeddings(["a", "b"]), expected)
-    n_read.clear()
-    newer, expected = part(3)
-    assert store.read_part(PARTS[0]).equals(newer)
+def part_of(store, images):
+    """Return rows of some images, whose embeddings are noise of a seed that the name is."""
+    table = rows(EmbeddingStoreOfThree(), **{image: [0, 0, 0] for image in images})
+    noise = [np.random.default_rng(ord(image)).bytes(4 * DIM) for image in images]
+    matrix = np.frombuffer(b"".join(noise), np.float32).reshape(len(images), DIM)
+    columns = {name: table[name] for name in table.schema.names}
+    is_valid = np.ones(len(images), bool)
+    columns["embedding"] = embedding_array(matrix, is_valid, store.schema)
+    return pa.table(columns, schema=store.schema)
 
 
 class EmbeddingStoreOfThree:
     """What `rows` needs of a store."""
 
-    def __init__(self, store):
-        self.schema = part_schema(store.spec | {"dim": 3})
+    schema = part_schema(SPEC)
+
+
+@pytest.mark.parametrize("at", [1, 2, 3, 4])
+@pytest.mark.parametrize("newer", ["ba", "xyz"])
+def test_a_part_that_is_written_anew_meanwhile_is_read_again(url, at, newer, monkeypatch):
+    monkeypatch.setattr("twostage.store.remote_files._TAIL_BYTES", 1 << 12)
+    store = EmbeddingStore.create(url, SPEC | {"dim": DIM})
+    expected = part_of(store, newer)
+    really_read, n_read = type(store.files)._read_range, []
+
+    def read_and_write(self, name, start, end):
+        n_read.append(start)
+        if len(n_read) == at:
+            EmbeddingStore(url).put_part(PARTS[0], expected)
+        return really_read(self, name, start, end)
+
+    monkeypatch.setattr(type(store.files), "_read_range", read_and_write)
+    store.put_part(PARTS[0], part_of(store, "ab"))
+    found = store.embeddings(["a", "b", "z"])
+    wanted = part_of(store, "abz")["embedding"].combine_chunks().flatten().to_numpy()
+    is_there = np.isin(list("abz"), list(newer))
+    np.testing.assert_array_equal(
+        found, np.where(is_there[:, None], wanted.reshape(3, DIM), np.float32("nan"))
+    )
+    n_read.clear()
+    store.put_part(PARTS[0], part_of(store, "ab"))
+    images = list(newer if at <= 2 else "ab")
+    assert store.read_part(PARTS[0])["image"].to_pylist() == images
 
 
 def test_damage_is_found(small, url):
