@@ -512,6 +512,22 @@ def test_a_server_that_does_not_answer_is_said_in_one_line(
 
 
 @pytest.mark.slow
+def test_another_process_holds_the_store_until_it_is_killed(in_bucket):
+    store = EmbeddingStore.create(in_bucket, SPEC)
+    command = [sys.executable, "-c", HOLD, in_bucket]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout.readline().strip() == b"held"
+        refusal = pytest.raises(StoreError, match=f"written by process {holder.pid} on")
+        with refusal, store.lock():
+            pytest.fail("two runs held the store")
+        assert store.info().writer == holder_of(in_bucket)
+        holder.kill()
+    assert holder_of(in_bucket) is None
+    with store.lock():
+        assert names(in_bucket) == ["_lock-000002", "_store.json"]
+
+
+@pytest.mark.slow
 def test_the_index_of_a_store_costs_no_embeddings(in_bucket, environment):
     store = EmbeddingStore.create(in_bucket, SPEC)
     for part in PARTS:
