@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from buckets import environment, server  # noqa: F401  fixtures
 from PIL import Image
 
 from twostage.backbones.spec import BackboneSettings, BackboneSpec

@@ -551,14 +551,6 @@ def test_the_command_line_takes_any_place(make, photos, tmp_path, fake_backbone)
     assert "6 images, 6 embedded now" in result.output
 
 
-def test_a_store_behind_a_url_is_refused_for_now(photos, tmp_path, fake_backbone, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    result = CliRunner().invoke(main, ["extract", str(photos), "-o", "s3://bucket/store"])
-    assert result.exit_code == 2
-    assert "A store can't be written to 's3://bucket/store'" in result.output
-    assert not (tmp_path / "s3:").exists()
-
-
 def test_a_tar_is_indexed_and_unpacked_once(photos, tmp_path, monkeypatch):
     from twostage.images import tars
 

@@ -54,3 +54,8 @@ def test_a_file_that_can_not_be_looked_at_is_not_gone(tmp_path, photos):
     (photos / "loop.png").symlink_to("loop.png")
     store = store_of(tmp_path / "store", "a.png", "loop.png", "gone.png")
     assert gone_images(store, photos) == ["gone.png"]
+
+
+def test_what_is_behind_a_url_is_not_gone(tmp_path, photos):
+    names = [str(photos / "a.png"), str(photos / "gone.png"), "s3://bucket/a.png"]
+    assert gone_images(store_of(tmp_path / "store", *names)) == names[1:2]

@@ -1,8 +1,6 @@
 """Images in a bucket: against a real S3 API, moto's server on loopback."""
 
-import os
 import tarfile
-import threading
 
 import pytest
 from click.testing import CliRunner
@@ -15,79 +13,6 @@ from twostage.store.store import EmbeddingStore
 
 pytestmark = pytest.mark.slow  # moto and botocore take seconds to start
 NAMES = [f"{kind}/{i}.png" for kind in ("cats", "dogs") for i in range(3)]
-
-
-class Gate:
-    """Stands before a server and lets requests for some paths fail, a number of times each."""
-
-    def __init__(self, app):
-        self._app = app
-        self._lock = threading.Lock()
-        self.clear()
-
-    def clear(self):
-        self.failing: dict[str, int] = {}
-        self.n_failed = 0
-        self.requests: list[str] = []
-
-    def __call__(self, environ, start_response):
-        method, path = environ["REQUEST_METHOD"], environ["PATH_INFO"]
-        with self._lock:
-            self.requests.append(f"{method} {path}")
-            fails = method == "GET" and self.failing.get(path, 0) > 0
-            if fails:
-                self.failing[path] -= 1
-                self.n_failed += 1
-        if fails:
-            start_response("503 Service Unavailable", [("Content-Length", "0")])
-            return [b""]
-        return self._app(environ, start_response)
-
-
-@pytest.fixture(scope="module")
-def server():
-    """Start moto's server, behind a gate; yield the gate and the server's address."""
-    from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
-    from werkzeug.serving import WSGIRequestHandler, make_server
-
-    class Quiet(WSGIRequestHandler):
-        def log(self, *arguments):
-            pass
-
-    gate = Gate(DomainDispatcherApplication(create_backend_app))
-    server = make_server("127.0.0.1", 0, gate, threaded=True, request_handler=Quiet)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield gate, f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    thread.join(timeout=10)
-
-
-@pytest.fixture
-def environment(server, monkeypatch):
-    """Say where the server is, and sign in."""
-    import s3fs
-
-    gate, address = server
-    gate.clear()
-    for name in [name for name in os.environ if name.startswith("AWS_")]:
-        monkeypatch.delenv(name)
-    settings = {
-        "AWS_ENDPOINT_URL": address,
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_EC2_METADATA_DISABLED": "true",
-        "AWS_CONFIG_FILE": "/nonexistent",
-        "AWS_SHARED_CREDENTIALS_FILE": "/nonexistent",
-        "AWS_MAX_ATTEMPTS": "1",  # what botocore tries again by itself
-    }
-    for name, value in settings.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr("twostage.remote._WAITS_S", (0.0, 0.0, 0.0))
-    s3fs.S3FileSystem.clear_instance_cache()
-    yield gate
-    s3fs.S3FileSystem.clear_instance_cache()
 
 
 @pytest.fixture
@@ -156,8 +81,8 @@ def test_an_answer_503_is_asked_again_and_becomes_a_row_if_it_stays(
     bucket, environment, tmp_path, fake_backbone
 ):
     environment.failing = {
-        "/bucket/photos/cats/0.png": 3,
-        "/bucket/photos/dogs/1.png": 10**6,
+        "GET /bucket/photos/cats/0.png": 3,
+        "GET /bucket/photos/dogs/1.png": 10**6,
     }
     assert counts(extract(f"{bucket}/photos", tmp_path / "store")) == (5, 0, 0, 1)
     errors = {name: error for name, error in column(tmp_path, "error").items() if error}

@@ -20,8 +20,9 @@ from stores import SPEC, rows
 
 from twostage.errors import StoreError
 from twostage.seen import SeenRows
-from twostage.store.files import StoreFiles, check_folder, delete_files, make_folder
+from twostage.store.files import StoreFiles, make_folder
 from twostage.store.locking import locked
+from twostage.store.places import check_folder, delete_files
 from twostage.store.schema import embedding_array, embedding_matrix, part_schema
 from twostage.store.store import EmbeddingStore
 
@@ -108,7 +109,7 @@ def test_other_tools_read_the_folder_as_it_is(store, read):
 
 @pytest.mark.parametrize("read", [with_pandas, with_polars, with_duckdb])
 def test_a_part_that_a_killed_run_left_half_way_is_not_read(small, monkeypatch, read):
-    monkeypatch.setattr("twostage.store.store.os.replace", lambda *_: None)
+    monkeypatch.setattr("twostage.store.files.os.replace", lambda *_: None)
     small.write_part("part-000001.parquet", rows(small, z=[0, 0, 0]))
     assert len(files(small.path)) == 3
     assert list(read(small.path)["image"]) == ["a", "b", "c"]
@@ -189,7 +190,7 @@ def test_a_full_disk_leaves_the_store_as_it_was(small, monkeypatch, image):
 
     part = PART if image == "a" else "part-000001.parquet"
     with monkeypatch.context() as patch:
-        patch.setattr("twostage.store.store.os.replace", refuse)
+        patch.setattr("twostage.store.files.os.replace", refuse)
         with pytest.raises(StoreError, match=r"Can't write '.*parquet': No space left on device"):
             small.write_part(part, rows(small, **{image: [0, 0, 0]}))
     assert (files(small.path), contents(small)) == before

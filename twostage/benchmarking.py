@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -284,12 +284,13 @@ def _named_heads(heads: Sequence[Any] | Mapping[str, Any]) -> dict[str, Any]:
 
 def _named_stores(paths: Sequence[PathLike]) -> dict[str, EmbeddingStore]:
     """Open stores by the names of their folders, or by their paths where those are equal."""
-    names = [Path(path).resolve().name for path in paths]
+    opened = [EmbeddingStore(path) for path in paths]
+    names = [PurePath(store.files.address).name for store in opened]
     if len(set(names)) < len(names):
         names = [str(path) for path in paths]
     if len(set(names)) < len(names):
         raise UsageError(f"A store is given twice: {listed(names)}. Give each once.")
-    return {name: EmbeddingStore(path) for name, path in zip(names, paths, strict=True)}
+    return dict(zip(names, opened, strict=True))
 
 
 def _all_cells(

@@ -15,8 +15,8 @@ from twostage.errors import StoreError
 from twostage.extraction import ExtractionOptions, embed_files
 from twostage.folders import backbones_folder, cache_folder, conversions
 from twostage.images.references import Reference
-from twostage.store.files import delete_files
 from twostage.store.locking import locked
+from twostage.store.places import delete_files
 from twostage.store.store import EmbeddingStore
 
 _NAME = re.compile(r"[a-z0-9_]+-[0-9a-f]{32}")

@@ -25,9 +25,8 @@ from twostage.images.loading import ImageLoader
 from twostage.images.places import open_place
 from twostage.images.references import Reference
 from twostage.pixels import MAX_PIXELS
-from twostage.remote import is_url
-from twostage.store.files import check_folder, delete_files
 from twostage.store.locking import locked
+from twostage.store.places import Files, check_folder, delete_files, open_files
 from twostage.store.planning import make_plan
 from twostage.store.store import EmbeddingStore
 from twostage.throughput import StageClock, Throughput
@@ -90,7 +89,7 @@ class ExtractionSummary:
     Attributes
     ----------
     store : str
-        The store's folder.
+        The store's folder or URL.
     backbone : str
         The architecture, or the name of a ``.keras`` file.
     dim : int
@@ -164,7 +163,7 @@ def extract(
         Folder, walked recursively; or a list of files, a tar, a Parquet file with the bytes of
         images, or the URL of such: see `twostage.images.places.open_place`.
     store : path-like
-        Folder of the store; made if it does not exist.
+        Folder of the store, or its URL (``s3://bucket/store``); made if it does not exist.
     names : iterable of str, optional
         Only these images, as a table names them, relative to ``images``. Names without a file
         become rows with an error.
@@ -206,11 +205,8 @@ precision, preprocessing
         preprocessing,
     )
     how = ExtractionOptions(**options)
-    if is_url(os.fspath(store)):
-        raise UsageError(
-            f"A store can't be written to '{os.fspath(store)}': it is a folder of this machine. "
-            "Give one, and copy it there."
-        )
+    files = open_files(store)
+    files.check_writable()
     place, note = open_place(images, bytes_column), None
     if names is None:
         references = place.list_images()
@@ -220,7 +216,7 @@ precision, preprocessing
         if not references:
             raise ImagesError("The table names no image: its image column is empty.")
     summary = _embed_into(
-        Path(store), references, LazyBackbone(settings, how.device, how.batch_size), how
+        files, references, LazyBackbone(settings, how.device, how.batch_size), how
     )
     return replace(summary, note=note)
 
@@ -241,12 +237,12 @@ def embed_files(
     key = backbone.spec.key if seen is None else hash_json([backbone.spec.key, seen.digest])
     path = folder / f"{backbone.spec.architecture}-{key}"
     if references or not EmbeddingStore.exists_at(path):
-        _embed_into(path, references, backbone, options, is_cache=True)
+        _embed_into(open_files(path), references, backbone, options, is_cache=True)
     return EmbeddingStore(path)
 
 
 def _embed_into(
-    path: Path,
+    files: Files,
     references: Sequence[Reference],
     backbone: LazyBackbone,
     options: ExtractionOptions,
@@ -256,7 +252,7 @@ def _embed_into(
     started = time.perf_counter()
     if options.on_error == "fail":
         _check_all_present(references)
-    with _opened(path, backbone, wait=is_cache) as store:
+    with _opened(files, backbone, wait=is_cache) as store:
         plan = make_plan(
             references,
             store.index(),
@@ -285,7 +281,7 @@ def _embed_into(
         if errors and not is_cache:
             _judge(errors, len(references), options.on_error)
     return ExtractionSummary(
-        store=str(path),
+        store=str(files.where),
         backbone=backbone.spec.name,
         dim=store.dim,
         n_images=len(references),
@@ -308,27 +304,27 @@ class _NothingReadableError(ImagesError):
 
 
 @contextmanager
-def _opened(path: Path, backbone: LazyBackbone, wait: bool) -> Iterator[EmbeddingStore]:
+def _opened(files: Files, backbone: LazyBackbone, wait: bool) -> Iterator[EmbeddingStore]:
     """Open the store or make it, and hold its lock; a store made in vain is taken away again."""
-    if not EmbeddingStore.exists_at(path):
-        check_folder(path)
+    if not EmbeddingStore.exists_at(files):
+        check_folder(files)
         backbone.get()  # takes seconds: not under the lock
-    with locked(path, wait=wait):
-        is_new = not EmbeddingStore.exists_at(path)
+    with locked(files, wait=wait):
+        is_new = not EmbeddingStore.exists_at(files)
         if is_new:
             spec = backbone.spec
-            store = EmbeddingStore.create(path, spec.to_dict(), spec.identity, backbone.seen())
+            store = EmbeddingStore.create(files, spec.to_dict(), spec.identity, backbone.seen())
         else:
-            store = EmbeddingStore(path)
+            store = EmbeddingStore(files)
             store.finish()
-            backbone.expect(BackboneSpec.from_dict(store.spec, path))
+            backbone.expect(BackboneSpec.from_dict(store.spec, files.where))
             if not store.seen.is_known:
                 store.remember(backbone.seen() or store.seen)
         try:
             yield store
         except BaseException as error:
             if is_new and (not store.parts() or isinstance(error, _NothingReadableError)):
-                delete_files(path)
+                delete_files(files)
             raise
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from twostage.errors import StoreError, UsageError
 from twostage.images.references import check_folder, reference_to
+from twostage.remote import is_url
 from twostage.store.store import EmbeddingStore
 
 
@@ -22,7 +23,7 @@ def gone_images(store: EmbeddingStore, images: str | os.PathLike[str] | None = N
     Returns
     -------
     list of str
-        Files that may be there, on a disk that does not answer for example, are not among them.
+        What may be there, on a disk that does not answer or behind a URL, is not among them.
 
     Raises
     ------
@@ -42,7 +43,7 @@ def gone_images(store: EmbeddingStore, images: str | os.PathLike[str] | None = N
     names = store.index()["image"].to_pylist()
     if images is not None:
         check_folder(Path(images))
-    elif not all(map(posixpath.isabs, names)):
+    elif not all(posixpath.isabs(name) or is_url(name) for name in names):
         raise UsageError(
             f"The store '{store.path}' names its images relative to a folder. Say where that is, "
             "with --images DIR."
@@ -58,6 +59,8 @@ def gone_images(store: EmbeddingStore, images: str | os.PathLike[str] | None = N
 
 
 def _is_gone(folder: Path, name: str) -> bool:
+    if is_url(name):
+        return False
     reference = reference_to(folder, name)
     if reference.size_bytes is not None:
         return False

@@ -1,4 +1,4 @@
-"""Files behind URLs, as fsspec opens them: list, read with retries, and say what is wrong."""
+"""Files behind URLs, as fsspec opens them: list, read, write with retries; say what is wrong."""
 
 import errno
 import os
@@ -6,7 +6,7 @@ import random
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from typing import Any, BinaryIO, NamedTuple, TypeVar
 
@@ -27,6 +27,8 @@ _TRANSIENT_TYPES = {
 _NO_CREDENTIALS = {"NoCredentialsError", "PartialCredentialsError", "DefaultCredentialsError"}
 _OPTIONS = {"s3": {"max_concurrency": 1}}  # else each read of a file asks for its size first
 _INSTALL = {"s3": "'twostage[s3]'", "gs": "'twostage[gcs]'", "gcs": "'twostage[gcs]'"}
+_PRECONDITION_FAILED = 412
+_ETAGS = ("ETag", "etag")
 _TIMES = ("LastModified", "mtime", "updated", "last_modified", "modified", "created")
 
 
@@ -46,6 +48,22 @@ class RemoteFacts(NamedTuple):
     path: str
     size_bytes: int
     mtime_ns: int | None
+
+
+class RemoteState(NamedTuple):
+    """What changes when a file is written anew.
+
+    Attributes
+    ----------
+    size_bytes, mtime_ns
+        As for `RemoteFacts`.
+    etag : str or None
+        A digest, where the file system has such a thing.
+    """
+
+    size_bytes: int
+    mtime_ns: int | None
+    etag: str | None
 
 
 def is_url(where: str) -> bool:
@@ -126,6 +144,80 @@ class Remote:
         """
         return bytes(retried(lambda: self._system.cat_file(path, start=start, end=end)))
 
+    def entries(self) -> list[RemoteFacts]:
+        """List the files that lie right below, sorted by path; [] if there is nothing.
+
+        Raises
+        ------
+        Exception
+            Whatever the file system raises, as for `read`.
+        """
+        try:
+            found = retried(lambda: self._system.ls(self.path, detail=True))
+        except FileNotFoundError:
+            return []
+        below = self.path.rstrip("/") + "/"
+        names = [
+            (str(info["name"]), info)
+            for info in found
+            if info["type"] == "file" and str(info["name"]).startswith(below)
+        ]
+        return [_facts(path, info) for path, info in sorted(names, key=lambda item: item[0])]
+
+    def state_of(self, path: str) -> RemoteState:
+        """Ask for a file.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is none.
+        Exception
+            Whatever else the file system raises, as for `read`.
+        """
+        info = retried(lambda: self._system.info(path))
+        if info["type"] != "file":
+            raise FileNotFoundError(path)
+        etag = next((str(info[key]) for key in _ETAGS if info.get(key)), None)
+        return RemoteState(*_facts(path, info)[1:], etag)
+
+    def write(self, path: str, data: bytes) -> None:
+        """Write a file by one PUT, over one that is there.
+
+        Raises
+        ------
+        Exception
+            Whatever the file system raises, as for `read`.
+        """
+        retried(lambda: self._system.pipe_file(path, data))
+
+    def create(self, path: str, data: bytes) -> None:
+        """Write a file that must not be there yet, by a conditional PUT where there is such.
+
+        Raises
+        ------
+        FileExistsError
+            If it is there; it may be by an attempt of this very call whose answer got lost.
+        Exception
+            Whatever else the file system raises, as for `read`.
+        """
+        try:
+            retried(lambda: self._system.pipe_file(path, data, mode="create"))
+        except Exception as error:
+            if _status(error) == _PRECONDITION_FAILED or "FileExpired" in _type_names(error):
+                raise FileExistsError(path) from error  # as some servers say it
+            raise
+
+    def delete(self, path: str) -> None:
+        """Delete a file, if it is there.
+
+        Raises
+        ------
+        Exception
+            Whatever the file system raises, as for `read`.
+        """
+        with suppress(FileNotFoundError):
+            retried(lambda: self._system.rm_file(path))
+
     def open(self, path: str) -> BinaryIO:
         """Open a file, to read it from its beginning or to seek in it."""
         with _explained(self.url):
@@ -186,6 +278,16 @@ def reason_of(error: BaseException) -> str:
     if isinstance(error, OSError) and error.errno:
         return os.strerror(error.errno).lower()
     return type(error).__name__
+
+
+def as_of_a_disk(error: Exception, url: str) -> OSError:
+    """Return an error over a network as what a disk would raise, with words for a user."""
+    words = (getattr(error, "strerror", None) or first_line(error)).rstrip(".")
+    if isinstance(error, FileNotFoundError):
+        return FileNotFoundError(errno.ENOENT, words)
+    if isinstance(error, PermissionError) or _type_names(error) & _NO_CREDENTIALS:
+        return PermissionError(errno.EACCES, f"{words}. {_how_to_sign_in(url)}".rstrip("."))
+    return OSError(errno.EIO, words)
 
 
 def _open_system(url: str) -> tuple[Any, str]:

@@ -106,17 +106,26 @@ class SeenRows:
         BackboneError
             If the file is damaged.
         """
-        if not file.is_file():
-            return cls(is_known=False)
+        return cls.from_bytes(file.read_bytes(), file) if file.is_file() else cls(is_known=False)
+
+    @classmethod
+    def from_bytes(cls, data: bytes, where: object) -> "SeenRows":
+        """Read what `to_bytes` returned, from ``where`` (for the message).
+
+        Raises
+        ------
+        BackboneError
+            If it is damaged.
+        """
         try:
-            table = pq.read_table(file, schema=_SCHEMA)
-            metadata = pq.read_schema(file).metadata or {}
+            table = pq.read_table(pa.BufferReader(data), schema=_SCHEMA)
+            metadata = pq.read_schema(pa.BufferReader(data)).metadata or {}
             column = checked(str | None, parse_json(metadata[_GROUP_COLUMN]), "its group column")
             hashes, groups = (table[name].drop_null() for name in _SCHEMA.names)
             return cls(frozenset(hashes.to_pylist()), frozenset(groups.to_pylist()), column)
         except Exception as error:  # of damaged files, pyarrow raises almost anything
             raise BackboneError(
-                f"'{file}', which says what the backbone was trained on, can't be read "
+                f"'{where}', which says what the backbone was trained on, can't be read "
                 f"({type(error).__name__}). Copy the backbone's folder again; without the file, "
                 "nothing that the backbone embeds is scored."
             ) from error

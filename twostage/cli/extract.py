@@ -28,7 +28,12 @@ _LEAST_TO_TELL = 256  # images: fewer say little about a rate
 @click.command()
 @click.argument("images", type=IMAGES)
 @click.option(
-    "-o", "--output", "store", required=True, metavar="STORE", help="Folder of the store."
+    "-o",
+    "--output",
+    "store",
+    required=True,
+    metavar="STORE",
+    help="Folder of the store, or its URL (s3://bucket/store).",
 )
 @click.option("--table", type=TABLE, help="Only the images that this CSV or Parquet table names.")
 @click.option("--image-col", multiple=True, metavar="COL", help="Its column of paths; repeatable.")

@@ -24,10 +24,22 @@ class ImagesType(click.ParamType[str]):
         return str(click.Path(exists=True).convert(value, param, ctx))
 
 
+class StoreType(click.ParamType[str]):
+    """Where a store is: a folder of this machine, or a URL."""
+
+    name = "store"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return it as it is, if it may exist."""
+        if is_url(value):
+            return str(value)
+        return str(click.Path(exists=True, file_okay=False).convert(value, param, ctx))
+
+
 IMAGES = ImagesType()
 PLACES = "a folder, a list of files, a tar, a Parquet file of their bytes, or a URL of such"
 TABLE = click.Path(exists=True, dir_okay=False)
-STORE = click.Path(exists=True, file_okay=False)
+STORE = StoreType()
 SEED = click.IntRange(0, 2**32 - 1)
 
 

@@ -84,7 +84,7 @@ def _store_record(name: str, store: EmbeddingStore) -> dict[str, Any]:
     seen = store.seen
     return {
         "name": name,
-        "path": str(store.path.resolve()),
+        "path": store.files.address,
         "spec": store.spec,
         "tuned": bool(seen.content_hashes or seen.groups or not seen.is_known),
         "n_images_seen": len(seen.content_hashes),

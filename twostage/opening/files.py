@@ -31,9 +31,14 @@ def read_json(file: Path) -> Any:
     status = file.stat()
     if not stat.S_ISREG(status.st_mode):
         raise ValueError("it is no file")
-    if status.st_size > _MOST_BYTES_OF_JSON:
-        raise ValueError(f"it has {status.st_size / 1e6:,.0f} MB, too many for a record")
+    check_size_of_json(status.st_size)
     return parse_json(file.read_bytes())
+
+
+def check_size_of_json(n_bytes: int) -> None:
+    """Raise ValueError for more bytes than a record has."""
+    if n_bytes > _MOST_BYTES_OF_JSON:
+        raise ValueError(f"it has {n_bytes / 1e6:,.0f} MB, too many for a record")
 
 
 def parse_json(data: bytes) -> Any:

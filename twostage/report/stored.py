@@ -11,6 +11,7 @@ import pandas as pd
 from twostage.errors import BenchmarkError, TwoStageError, UsageError
 from twostage.evaluation.results import differing
 from twostage.joins import ImageBlock, image_block, image_names, match_with_store
+from twostage.remote import is_url
 from twostage.report.evidence import Evidence
 from twostage.store.store import EmbeddingStore
 
@@ -72,7 +73,8 @@ def find_store(
         return _check_same(EmbeddingStore(given), record["spec"], evidence.path)
     beside = evidence.path.resolve().parent / Path(name).name
     for place in (record.get("path"), name, beside):
-        if place and EmbeddingStore.exists_at(place):
+        # What others wrote down must not make us ask a server: a URL is given with --store.
+        if place and not is_url(str(place)) and EmbeddingStore.exists_at(place):
             try:
                 return _check_same(EmbeddingStore(place), record["spec"], evidence.path)
             except TwoStageError:

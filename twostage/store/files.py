@@ -1,32 +1,41 @@
-"""The files of a store: their names, and all that lists, reads, writes and deletes them.
+"""The files of a store in a folder: their names, what lists, reads, writes and deletes them.
 
 Nothing else of the store touches the disk but the lock. What is written is there whole or not at
 all, and after a power loss too: a file is synced before it gets its name, and its folder after.
+The files of a store behind a URL are in `remote_files.py`.
 """
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 
 from twostage.errors import StoreError
+from twostage.opening.files import read_json
 
 RECORD = "_store.json"
 SEEN = "_seen.parquet"
 LOCK = "_lock"
 HOLDER = "_run.json"
 PART = re.compile(r"part-(\d{6,})(?:-(\d{6,}))?\.parquet")
+_LEASE = re.compile(r"_lock-\d{6,}")  # the lock, where it is no system's
 _TEMPORARY = "_tmp-"
+T = TypeVar("T")
 
 
 def is_ours(name: str) -> bool:
     """Whether a file of that name belongs to a store."""
     known = (RECORD, SEEN, LOCK, HOLDER)
-    return name in known or is_leftover(name) or bool(PART.fullmatch(name))
+    return name in known or is_leftover(name) or is_lease(name) or PART.fullmatch(name) is not None
+
+
+def is_lease(name: str) -> bool:
+    """Whether a file of that name is the lock of a store behind a URL."""
+    return _LEASE.fullmatch(name) is not None
 
 
 def is_leftover(name: str) -> bool:
@@ -55,10 +64,46 @@ class StoreFiles:
     ----------
     folder : Path
         Where they are.
+
+    Attributes
+    ----------
+    where : Path
+        The folder.
+    is_local : bool
+        Whether the system's lock and its folders are there.
+    remedy : str
+        What to check where they can't be read.
     """
 
+    is_local = True
+    remedy = "Check disk and rights."
+
     def __init__(self, folder: Path):
-        self.folder = folder
+        self.folder = self.where = folder
+
+    @property
+    def address(self) -> str:
+        """Where they are, from wherever one looks."""
+        return str(self.folder.resolve())
+
+    def path_of(self, name: str) -> str:
+        """Return the path of a file, for messages."""
+        return str(self.folder / name)
+
+    def exist(self) -> bool:
+        """Whether there is anything at the place."""
+        return self.folder.exists()
+
+    def check_writable(self) -> None:
+        """Do nothing: the first write tells."""
+
+    def make_room(self) -> None:
+        """Make the folder, durably."""
+        make_folder(self.folder)
+
+    def map(self, work: Callable[[str], T], names: Iterable[str]) -> list[T]:
+        """Apply a function that reads to the name of each file."""
+        return [work(name) for name in names]
 
     def names(self) -> list[str]:
         """Return the names of all files.
@@ -88,6 +133,10 @@ class StoreFiles:
         """Return the bytes of a file."""
         return (self.folder / name).read_bytes()
 
+    def read_json(self, name: str) -> Any:
+        """Read a record; see `twostage.opening.files.read_json`."""
+        return read_json(self.folder / name)
+
     def open(self, name: str) -> pa.NativeFile:
         """Open a file to read from anywhere in it; it stays what it was if it is replaced."""
         return pa.OSFile(os.fspath(self.folder / name))
@@ -103,25 +152,6 @@ class StoreFiles:
         _sync_folder(self.folder)
 
 
-def check_folder(folder: Path) -> None:
-    """Raise StoreError if a folder holds anything but a store."""
-    if not folder.exists():
-        return
-    if not folder.is_dir():
-        raise StoreError(f"'{folder}' is a file. Give a folder for the store.")
-    names = StoreFiles(folder).names()
-    # Not before: another run may be making a store, whose record comes before its parts.
-    if (folder / RECORD).exists():
-        return
-    if not all(map(is_ours, names)):
-        raise StoreError(f"'{folder}' is a folder with other files in it. Give a new folder.")
-    if any(map(PART.fullmatch, names)):
-        raise StoreError(
-            f"'{folder}' holds parts of a store but no {RECORD}, which says what made them. Put it "
-            "back, or give a new folder."
-        )
-
-
 def make_folder(folder: Path) -> None:
     """Make a folder and those above it, durably."""
     if folder.is_dir():
@@ -129,17 +159,6 @@ def make_folder(folder: Path) -> None:
     make_folder(folder.parent)
     folder.mkdir(exist_ok=True)
     _sync_folder(folder.parent)
-
-
-def delete_files(folder: Path) -> None:
-    """Delete a store's files but its lock, which whoever holds it takes away.
-
-    The record goes last: what a killed deletion leaves is a store of fewer parts.
-    """
-    kept = (LOCK, HOLDER)
-    names = [name for name in os.listdir(folder) if is_ours(name) and name not in kept]
-    for name in sorted(names, key=lambda name: name == RECORD):
-        (folder / name).unlink(missing_ok=True)
 
 
 def delete_lock(folder: Path) -> None:

@@ -28,7 +28,7 @@ class StoreInfo:
     Attributes
     ----------
     path : str
-        Its folder.
+        Its folder or URL.
     spec : dict
         The backbone's record.
     format_version : int
@@ -103,7 +103,7 @@ def describe(store: "EmbeddingStore") -> StoreInfo:
         n_seen=pc.sum(rows["seen"]).as_py() or 0,
         n_parts=len(parts),
         size_bytes=sum(size for _, size in parts),
-        writer=holder_of(store.path),
+        writer=holder_of(store.files),
     )
 
 
@@ -248,7 +248,7 @@ def _beside_parts(store: "EmbeddingStore") -> Iterator[Fault]:
     """Say which files don't belong into the folder."""
     for part in store.replaced_parts():
         yield Fault(part, "its rows are in another part: a killed 'compact' left it; run it again")
-    is_held = holder_of(store.path) is not None
+    is_held = holder_of(store.files) is not None
     for name in sorted(store.files.names()):
         if is_leftover(name) and not is_held:
             yield Fault(name, "left half-written by a killed run; the next run removes it")

@@ -1,7 +1,6 @@
-"""A folder of Parquet parts with the embeddings of one backbone."""
+"""Parquet parts with the embeddings of one backbone, in a folder or behind a URL."""
 
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -14,23 +13,20 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from twostage.errors import StoreError, first_line
-from twostage.fingerprint import hash_bytes, hash_file
-from twostage.opening.files import read_json
+from twostage.fingerprint import hash_bytes
 from twostage.opening.records import checked
 from twostage.seen import SeenRows
 from twostage.store.files import (
     PART,
     RECORD,
     SEEN,
-    StoreFiles,
-    check_folder,
-    delete_files,
-    make_folder,
     span,
 )
 from twostage.store.inspection import Fault, StoreInfo, describe, find_faults
 from twostage.store.locking import locked
 from twostage.store.maintenance import ROWS_OF_A_LARGE_PART, Compaction, compact, drop_rows
+from twostage.store.places import Files, Where, check_folder, delete_files, open_files
+from twostage.store.remote_files import ChangedError
 from twostage.store.schema import (
     INDEX_COLUMNS,
     REPLACES_KEY,
@@ -50,26 +46,30 @@ class _GoneError(StoreError):
     """A part that was listed is not there: another run has put its rows elsewhere meanwhile."""
 
 
+class _ChangedError(_GoneError):
+    """A part was written anew while it was read."""
+
+
 class EmbeddingStore:
     """The cached embeddings of one backbone.
 
     Parameters
     ----------
     path : path-like
-        Folder of an existing store; `create` makes a new one.
+        Folder or URL (``s3://bucket/store``) of an existing store; `create` makes a new one.
 
     Attributes
     ----------
-    path : pathlib.Path
-        The folder.
+    path : pathlib.Path or str
+        The folder, or the URL.
     spec : dict
         The backbone's record, as ``BackboneSpec.to_dict`` gives it.
     record : dict
         What its `_store.json` says.
     schema : pyarrow.Schema
         Of a part.
-    files : StoreFiles
-        What the folder holds.
+    files : StoreFiles or RemoteFiles
+        What lies there.
 
     Raises
     ------
@@ -83,9 +83,9 @@ class EmbeddingStore:
     ``pandas.read_parquet(folder)`` reads the parts. A store can be read while a run writes it.
     """
 
-    def __init__(self, path: str | os.PathLike[str]):
-        self.path = Path(path)
-        self.files = StoreFiles(self.path)
+    def __init__(self, path: Where):
+        self.files: Files = open_files(path)
+        self.path: Path | str = self.files.where
         self.record = self._read_record()
         self.spec: dict[str, Any] = self.record["spec"]
         self.schema = part_schema(self.spec)
@@ -93,7 +93,7 @@ class EmbeddingStore:
     @classmethod
     def create(
         cls,
-        path: str | os.PathLike[str],
+        path: Where,
         spec: Mapping[str, Any],
         identity: str | None = None,
         seen: SeenRows | None = None,
@@ -103,7 +103,7 @@ class EmbeddingStore:
         Parameters
         ----------
         path : path-like
-            The folder.
+            The folder or URL.
         spec : mapping
             The backbone's record, as ``BackboneSpec.to_dict`` gives it.
         identity : str, optional
@@ -116,8 +116,8 @@ class EmbeddingStore:
         StoreError
             If the folder holds something else already, or can't be written.
         """
-        folder = Path(path)
-        check_folder(folder)
+        files = open_files(path)
+        check_folder(files)
         record = {
             "format_version": FORMAT_VERSION,
             "spec": dict(spec),
@@ -126,16 +126,26 @@ class EmbeddingStore:
             "versions": {name: version(name) for name in _RECORDED_LIBRARIES},
         }
         try:
-            make_folder(folder)
-            _write_record(StoreFiles(folder), record, seen)
+            files.make_room()
+            _write_record(files, record, seen)
         except OSError as error:
-            raise StoreError(f"Can't write the store '{path}': {error.strerror}.") from error
-        return cls(folder)
+            raise StoreError(f"Can't write the store '{files.where}': {error.strerror}.") from error
+        return cls(files)
 
     @staticmethod
-    def exists_at(path: str | os.PathLike[str]) -> bool:
-        """Whether the folder is a store."""
-        return (Path(path) / RECORD).is_file()
+    def exists_at(path: Where) -> bool:
+        """Whether the folder or URL is a store.
+
+        Raises
+        ------
+        StoreError
+            If it can't be looked at.
+        """
+        files = open_files(path)
+        try:
+            return files.has(RECORD)
+        except OSError as error:
+            raise _unreadable(files, error) from error
 
     def __len__(self) -> int:
         return sum(self.scan(lambda part: len(self.read_part(part, ["image"]))))
@@ -154,10 +164,13 @@ class EmbeddingStore:
         digest = self.record["seen"]
         if digest is None:
             return SeenRows()
-        file = self.path / SEEN
-        if not file.is_file() or hash_file(file) != digest:
+        try:
+            data = self.files.read(SEEN) if self.files.has(SEEN) else None
+        except OSError as error:
+            raise _unreadable(self.files, error) from error
+        if data is None or hash_bytes(data) != digest:
             return SeenRows(is_known=False)
-        return SeenRows.read(file)
+        return SeenRows.from_bytes(data, self.files.path_of(SEEN))
 
     def remember(self, seen: SeenRows) -> None:
         """Note what its backbone was trained on, where that was not known."""
@@ -195,7 +208,7 @@ class EmbeddingStore:
             dropped meanwhile.
         """
         return self._of_one_state(
-            lambda listed: [read(part) for part in self._without_replaced(listed)]
+            lambda listed: self.files.map(read, self._without_replaced(listed))
         )
 
     def index(self) -> pa.Table:
@@ -223,27 +236,31 @@ class EmbeddingStore:
         StoreError
             If the part is damaged, or made by another backbone.
         """
-        with self._opened(part) as file:
-            return file.read(columns=None if columns is None else list(columns))
+        while True:
+            try:
+                with self._opened(part) as file:
+                    return file.read(columns=None if columns is None else list(columns))
+            except _ChangedError:
+                continue
 
     @contextmanager
     def _opened(self, part: str) -> Iterator[pq.ParquetFile]:
         """Open one part; what is read from it is of one state, also if it is replaced meanwhile."""
-        where = f"Part '{self.path / part}'"
+        where = f"Part '{self.files.path_of(part)}'"
         try:
             with self._parquet(part) as file:
                 self._check_schema(where, file.schema_arrow)
                 yield file
         except StoreError:
             raise
+        except ChangedError as error:
+            raise _ChangedError(f"{where} is written anew all the time.") from error
         except FileNotFoundError as error:
             raise _GoneError(f"{where} is gone. Check that nothing deletes parts.") from error
         except Exception as error:  # of damaged parts, pyarrow raises almost anything
             reason = first_line(error)
             if isinstance(error, OSError) and error.errno is not None:  # the system's, not Arrow's
-                raise StoreError(
-                    f"{where} can't be read: {reason}. Check disk and rights."
-                ) from error
+                raise StoreError(f"{where} can't be read: {reason}. {self.files.remedy}") from error
             raise StoreError(
                 f"{where} can't be read ({reason}). Delete it and run the same "
                 "'twostage extract' again: only its images are embedded anew."
@@ -253,7 +270,9 @@ class EmbeddingStore:
     def _parquet(self, part: str) -> Iterator[pq.ParquetFile]:
         with (
             self.files.open(part) as source,
-            pq.ParquetFile(source, page_checksum_verification=True) as file,
+            pq.ParquetFile(
+                source, page_checksum_verification=True, pre_buffer=not self.files.is_local
+            ) as file,
         ):
             yield file
 
@@ -347,17 +366,17 @@ class EmbeddingStore:
             use_dictionary=["error"],
             write_page_checksum=True,  # a flipped bit would be another embedding
         )
-        if not self.files.has(RECORD):
-            raise StoreError(
-                f"The store '{self.path}' is gone: its folder was moved, deleted or unmounted "
-                "while a run wrote it. Put it back to go on, or extract again."
-            )
         try:
+            if not self.files.has(RECORD):
+                raise StoreError(
+                    f"The store '{self.path}' is gone: its folder was moved, deleted or unmounted "
+                    "while a run wrote it. Put it back to go on, or extract again."
+                )
             self.files.replace(part, sink.getvalue())
         except OSError as error:
             raise StoreError(
-                f"Can't write '{self.path / part}': {error.strerror}. The store holds all parts "
-                "written before; run the same command again to continue."
+                f"Can't write '{self.files.path_of(part)}': {error.strerror}. The store holds all "
+                "parts written before; run the same command again to continue."
             ) from error
 
     def delete_parts(self, parts: Iterable[str]) -> None:
@@ -431,14 +450,14 @@ class EmbeddingStore:
     @contextmanager
     def lock(self, *, wait: bool = False) -> Iterator[None]:
         """Hold the store for one run that writes; see `twostage.store.locking.locked`."""
-        with locked(self.path, wait=wait):
+        with locked(self.files, wait=wait):
             self.finish()
             yield
 
     def delete(self) -> None:
         """Delete the store: its own files, and the folder if nothing else is in it."""
-        with locked(self.path):
-            delete_files(self.path)
+        with locked(self.files):
+            delete_files(self.files)
 
     def _gather(self, column: str, wanted: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """Collect the embeddings of the rows whose ``column`` holds the wanted values.
@@ -475,6 +494,8 @@ class EmbeddingStore:
             listed = self._listed_parts()
             try:
                 return look(listed)
+            except _ChangedError:
+                continue
             except _GoneError:
                 if self._listed_parts() == listed:
                     raise
@@ -518,10 +539,10 @@ class EmbeddingStore:
         return rows.append_column("part", pa.array([part] * len(rows), pa.string()))
 
     def _read_record(self) -> dict[str, Any]:
-        if not self.path.exists():
+        if not self.files.exist():
             raise StoreError(f"There is no store '{self.path}'. Make it with 'twostage extract'.")
         try:
-            record = read_json(self.path / RECORD)
+            record = self.files.read_json(RECORD)
             found = record["format_version"]
         except (OSError, ValueError, KeyError, TypeError):
             raise StoreError(
@@ -552,7 +573,11 @@ def _check_record(record: Mapping[str, Any]) -> None:
     checked(str | None, record["seen"], "seen")  # without it, nothing would count as seen
 
 
-def _write_record(files: StoreFiles, record: Mapping[str, Any], seen: SeenRows | None) -> None:
+def _unreadable(files: Files, error: OSError) -> StoreError:
+    return StoreError(f"The store '{files.where}' can't be read: {error.strerror}. {files.remedy}")
+
+
+def _write_record(files: Files, record: Mapping[str, Any], seen: SeenRows | None) -> None:
     """Write a store's record, after the list of what its backbone has seen."""
     digest = None
     if seen is not None:
