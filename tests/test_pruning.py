@@ -59,3 +59,8 @@ def test_a_file_that_can_not_be_looked_at_is_not_gone(tmp_path, photos):
 def test_what_is_behind_a_url_is_not_gone(tmp_path, photos):
     names = [str(photos / "a.png"), str(photos / "gone.png"), "s3://bucket/a.png"]
     assert gone_images(store_of(tmp_path / "store", *names)) == names[1:2]
+
+
+def test_what_is_within_a_tar_is_not_gone(tmp_path, photos):
+    (photos / "a.tar").write_bytes(b"")
+    assert gone_images(store_of(tmp_path / "S", "a.png", "a.tar/b.png"), photos) == []

@@ -2,12 +2,14 @@
 
 import os
 import posixpath
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from twostage.errors import StoreError, UsageError
-from twostage.images.references import check_folder, reference_to
+from twostage.images.references import TAR_ENDINGS, check_folder, reference_to
 from twostage.remote import is_url
 from twostage.store.store import EmbeddingStore
+
+_HOLDING = (*TAR_ENDINGS, ".parquet")  # files with images in them
 
 
 def gone_images(store: EmbeddingStore, images: str | os.PathLike[str] | None = None) -> list[str]:
@@ -23,7 +25,8 @@ def gone_images(store: EmbeddingStore, images: str | os.PathLike[str] | None = N
     Returns
     -------
     list of str
-        What may be there, on a disk that does not answer or behind a URL, is not among them.
+        What may be there, on a disk that does not answer, within a tar or behind a URL, is not
+        among them.
 
     Raises
     ------
@@ -66,8 +69,10 @@ def _is_gone(folder: Path, name: str) -> bool:
         return False
     try:
         os.stat(reference.path)
-    except (FileNotFoundError, NotADirectoryError):
+    except FileNotFoundError:
         return True
+    except NotADirectoryError:  # a file where a folder was, or one that holds images
+        return not any(part.lower().endswith(_HOLDING) for part in PurePosixPath(name).parts[:-1])
     except (OSError, ValueError):  # no right to look, or a disk that does not answer
         return False
     return False
