@@ -1,7 +1,6 @@
 """`twostage store`: what one types and sees."""
 
 import json
-import signal
 import subprocess
 import sys
 
@@ -9,7 +8,6 @@ import pytest
 from click.testing import CliRunner
 
 from twostage.cli.main import main
-from twostage.errors import StoreError
 from twostage.store.store import EmbeddingStore
 
 
@@ -108,20 +106,28 @@ print([name for name in heavy if name in sys.modules])
 
 
 @pytest.mark.parametrize("is_ignored", [False, True])
-def test_sigterm_ends_a_run_as_ctrl_c_does_unless_it_is_ignored(
-    run, photos, tmp_path, monkeypatch, is_ignored
-):
-    def stop(*_):
-        signal.raise_signal(signal.SIGTERM)  # to this thread, so that it acts before it goes on
-        raise StoreError("went on")
+def test_sigterm_ends_a_run_as_ctrl_c_does_unless_it_is_ignored(photos, tmp_path, is_ignored):
+    code = f"""
+import signal, sys
+from twostage.backbones import lazy
+from twostage.cli.main import main
+from twostage.errors import StoreError
 
-    def handler(*_):
-        pytest.fail("the handler of before was called")
+def stop(*_):
+    signal.raise_signal(signal.SIGTERM)
+    raise StoreError("went on")
 
-    wanted = signal.SIG_IGN if is_ignored else handler
-    before = signal.signal(signal.SIGTERM, wanted)
-    monkeypatch.setattr("twostage.backbones.lazy.build", stop)
-    said = run("extract", photos, "-o", tmp_path / "S")
-    assert signal.signal(signal.SIGTERM, before) is wanted
-    assert said.exit_code == (1 if is_ignored else 130)
+def handler(*_):
+    sys.exit("the handler of before was called")
+
+lazy.build = stop
+wanted = signal.SIG_IGN if {is_ignored} else handler
+signal.signal(signal.SIGTERM, wanted)
+try:
+    main(["extract", {str(photos)!r}, "-o", {str(tmp_path / "S")!r}])
+finally:
+    assert signal.getsignal(signal.SIGTERM) is wanted
+"""
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert said.returncode == (1 if is_ignored else 130), said.stderr
     assert ("went on" if is_ignored else "Run the same command again") in said.stderr
