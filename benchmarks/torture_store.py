@@ -435,8 +435,9 @@ def kills(
 def kill_command_lines(folder: Path, n: int, chance: random.Random) -> dict[str, Any]:
     """Kill `twostage extract` with a network, over and over on one store until it is done."""
     images = write_images(folder / "many", COMMAND_LINE_IMAGES)
-    extract_by_command(images, folder / "undisturbed").communicate()
-    after, store = rows_of(folder / "undisturbed"), folder / "killed.store"
+    undisturbed, store = folder / "undisturbed.store", folder / "killed.store"
+    extract_by_command(images, undisturbed).communicate()
+    after = rows_of(undisturbed)
     counts: Counter[str] = Counter()
     exits: list[dict[str, Any]] = []
     differences = [0.0]
