@@ -350,39 +350,26 @@ def _importance(analysis: Analysis) -> list[tuple[str, charts.IntervalChart]]:
 def _left_out(run: Mapping[str, Any]) -> list[str]:
     """Tell which rows are not scored, or kept together, and why."""
     counts = run["counts"]
-    said = []
-    if counts.get("n_seen"):
-        said.append(
-            f"{words.plural(counts['n_seen'], 'row')} that a tuned backbone has seen, or their "
-            "group’s, not scored"
-        )
-    if counts.get("n_rows_with_equal_images"):
-        said.append(
-            f"{words.plural(counts['n_rows_with_equal_images'], 'row')} with images of equal "
-            "bytes, kept in one fold with their twins"
-        )
-    if counts.get("n_near_duplicate_pairs"):
-        kept = "kept in one fold" if counts.get("near_duplicates_joined", True) else "not joined"
-        said.append(
-            f"{words.plural(counts['n_near_duplicate_pairs'], 'pair')} of nearly equal images, "
-            f"{kept}"
-        )
-    if counts.get("n_unreadable"):
-        said.append(
-            f"{words.plural(counts['n_unreadable'], 'row')} with an unusable image, whose "
-            "embedding is missing"
-        )
-    if counts.get("n_kin_left_out"):
-        said.append(
-            f"{words.plural(counts['n_kin_left_out'], 'training row')} left out, whose groups are "
-            "tested in the same fold"
-        )
-    if counts.get("n_unlearnable"):
-        said.append(
-            f"{words.plural(counts['n_unlearnable'], 'row')} not scored, of classes that training "
-            "lacks"
-        )
-    return said
+    joined = "kept in one fold" if counts.get("near_duplicates_joined", True) else "not joined"
+    told = {
+        "n_seen": ("row", " that a tuned backbone has seen, or their group’s, not scored"),
+        "n_rows_with_equal_images": (
+            "row",
+            " with images of equal bytes, kept in one fold with their twins",
+        ),
+        "n_near_duplicate_pairs": ("pair", f" of nearly equal images, {joined}"),
+        "n_unreadable": ("row", " with an unusable image, whose embedding is missing"),
+        "n_kin_left_out": (
+            "training row",
+            " left out, whose groups are tested in the same fold",
+        ),
+        "n_unlearnable": ("row", " not scored, of classes that training lacks"),
+    }
+    return [
+        words.plural(counts[name], what) + why
+        for name, (what, why) in told.items()
+        if counts.get(name)
+    ]
 
 
 def backbone_lines(spec: Mapping[str, Any]) -> list[tuple[str, str]]:
