@@ -9,6 +9,8 @@ from twostage.errors import UsageError
 SCALINGS = ("standard", "minmax", "robust", "quantile", "none")
 CATEGORY_ENCODINGS = ("onehot", "ordinal", "target", "native")
 BLOCK_ENCODINGS = ("raw", "pca", "probe")
+TEXT_ENCODINGS = ("components", "words")
+SEQUENCE_ENCODINGS = ("summary", "steps")
 AUTO = "auto"
 
 
@@ -35,6 +37,10 @@ class Recipe:
         Columns of up to so many categories count as of few.
     has_splines : bool
         Whether numbers enter as splines too, which let a linear head bend.
+    texts : {"components", "words"}
+        What a head sees of a text: its components, a block, and their score; or its words.
+    sequences : {"summary", "steps"}
+        What a head sees of a sequence: numbers that describe each channel, a block; or its steps.
     """
 
     scaling: str = "none"
@@ -45,12 +51,16 @@ class Recipe:
     n_components: int = 30
     few: int = 30
     has_splines: bool = False
+    texts: str = "components"
+    sequences: str = "summary"
 
     def __post_init__(self) -> None:
         for name, value, choices in (
             ("scaling", self.scaling, SCALINGS),
             ("categories", self.categories, CATEGORY_ENCODINGS),
             ("many_categories", self.many_categories, CATEGORY_ENCODINGS),
+            ("texts", self.texts, TEXT_ENCODINGS),
+            ("sequences", self.sequences, SEQUENCE_ENCODINGS),
         ):
             if value not in choices:
                 raise UsageError(f"{name} must be one of {', '.join(choices)}; found {value!r}.")

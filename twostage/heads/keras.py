@@ -1,7 +1,7 @@
 """A neural network with a branch for each kind of input: several small ones, trained as one."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -277,7 +277,7 @@ class _Training:
             # The embedding of unseen categories must learn too: of some of those seen.
             codes[self.rng.random(codes.shape) < _SHARE_MADE_UNSEEN] = 0
             batch = self.features.take(rows)
-            batch = Features(batch.table, codes, batch.cardinalities, batch.blocks)
+            batch = replace(batch, codes=codes)
             target = np.repeat(self.target[rows, None], self.sees.shape[1], axis=1)
             if target.dtype == np.float32:
                 target = target[:, :, None]
