@@ -26,7 +26,7 @@ from twostage.backbones.tuned import TunedBackbone, find_tuned
 from twostage.cache import place_for_backbone
 from twostage.errors import BackboneError, DataError
 from twostage.extraction import ExtractionOptions
-from twostage.finetuning import NOBODY, Progress, finetune
+from twostage.finetuning import finetune
 from twostage.fingerprint import hash_file, hash_json
 from twostage.fitted import FitSettings, FittedModel
 from twostage.fitting import fit_model, record_of, tell_seen, without_seen
@@ -39,6 +39,7 @@ from twostage.staged import Scorer, StagedModel, StagingSettings, free_name, sco
 from twostage.store.store import EmbeddingStore
 from twostage.table.roles import NUMERIC, Column
 from twostage.targets import Target
+from twostage.training.epochs import NOBODY, Progress
 
 log = logging.getLogger("twostage")
 
