@@ -35,7 +35,7 @@ FLOORS = [
     ["extraction", "rows", "labelled"],
     ["cache", "encoding"],
     ["members", "sources", "finetuning"],
-    ["blending", "tuning", "fitted"],
+    ["blending", "tuning", "fitted", "cotraining"],
     ["fitting", "staged", "embedder"],
     ["model", "staging", "unseen"],
     ["estimator"],

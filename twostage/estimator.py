@@ -47,7 +47,15 @@ from twostage.joins import ImageBlock
 from twostage.model import read_model, write_model
 from twostage.pixels import MAX_PIXELS
 from twostage.seen import SeenRows
-from twostage.staged import NAIVE, AnyModel, StagedModel, StagingSettings, free_name
+from twostage.staged import (
+    JOINT,
+    NAIVE,
+    AnyModel,
+    StagedModel,
+    StagingSettings,
+    free_name,
+    is_joint,
+)
 from twostage.store.store import EmbeddingStore
 from twostage.table.roles import LIKE_AN_ID, RoleOverrides
 from twostage.targets import Target, prepare_target
@@ -272,19 +280,28 @@ class _TwoStage(BackboneParameters, BaseEstimator):
 
     def _staging(self, settings: FitSettings) -> StagingSettings | None:
         """Return how backbones are tuned, if they are."""
-        if self.finetune is None:
+        joint = is_joint(settings)
+        if self.finetune is None and not joint:
             if self.finetuning:
                 raise UsageError(
                     "finetuning has settings of a backbone's tuning, and finetune is None. Give "
                     "finetune, or leave finetuning out."
                 )
             return None
+        if self.finetune is not None and (joint or self.finetune == JOINT):
+            raise UsageError(
+                f"finetune={self.finetune!r} has a place before the head, and head='joint' trains "
+                "the backbone itself. Leave finetune out; finetuning says how, also for the joint "
+                "head."
+            )
         how = StagingSettings.chosen(
-            self.finetune,
+            self.finetune or JOINT,
             self.finetuning,
             {"random_state": settings.random_state}
             | ({"class_weight": "balanced"} if settings.class_weight == "balanced" else {}),
         )
+        if joint:
+            return None if how.tuning.is_frozen else how
         if not settings.image_columns or settings.features == "table":
             raise UsageError(
                 f"finetune={self.finetune!r} tunes a backbone on images, and there are none: give "
@@ -621,7 +638,8 @@ def load_model(
     backbone = model.backbones[0] if model.backbones else None
     if isinstance(model, StagedModel):
         backbone = model.parent
-        estimator.set_params(finetune=model.staging.mode, finetuning=model.staging.options())
+        mode = None if model.staging.mode == JOINT else model.staging.mode
+        estimator.set_params(finetune=mode, finetuning=model.staging.options())
     if backbone is not None:
         asked = BackboneSpec.from_dict(backbone, path).parameters()
         chosen = {name: asked[name] for name in asked if name in estimator.get_params(deep=False)}

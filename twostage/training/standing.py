@@ -67,7 +67,7 @@ class NetworkTop:
     Parameters
     ----------
     network : keras.Model
-        To probabilities, or to values of shape (n, 1). It is trained in place.
+        To probabilities, or to values of shape (n, 1). A copy of it is trained.
     places : sequence of int
         Which of its inputs are embeddings, in the order of an example's images.
     fills : sequence of float32 arrays of shape (dim,)
@@ -83,7 +83,8 @@ class NetworkTop:
 
     def __init__(self, network: Any, places: Sequence[int], fills: Sequence[np.ndarray]):
         self.n_images: int | None = len(places)
-        self._network = network
+        self._network = keras.models.clone_model(network)  # in the scope of the devices
+        self._network.set_weights(network.get_weights())
         self._places = list(places)
         self._fills = [np.asarray(fill, np.float32) for fill in fills]
         self._others = {
@@ -99,5 +100,9 @@ class NetworkTop:
         given = dict(self._others)
         for image, (place, fill) in enumerate(zip(self._places, self._fills, strict=True)):
             share = self._is_there[:, image : image + 1]
-            given[place] = embeddings[:, image] * share + fill * (1 - share)
+            given[place] = embeddings[:, image] * share + (1 - share) * fill
         return self._network([given[number] for number in range(len(self._network.inputs))])
+
+    def weights(self) -> list[np.ndarray]:
+        """Return the weights of the network as it is now."""
+        return [np.array(value) for value in self._network.get_weights()]
