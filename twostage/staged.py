@@ -195,6 +195,10 @@ class StagedModel(Predictor):
         """Return the embeddings of rows by each of ``backbones``."""
         return [embed(spec) for spec in self.backbones]
 
+    def looking_at(self, blocks: Blocks) -> list[Blocks]:
+        """Return the embeddings, once for each of ``backbones``."""
+        return [blocks] * len(self.backbones)
+
     def blocks_in(self, images: Sequence[Blocks]) -> Blocks:
         """Return the embeddings by the first backbone."""
         return images[0]

@@ -11,8 +11,11 @@ import click
 from twostage.cli.fit import listed_images
 from twostage.cli.live import cells_told
 from twostage.cli.options import (
+    IMAGES,
+    PLACES,
     STORE,
     TABLE,
+    TUNING,
     allow_seen_option,
     class_weight_option,
     group_option,
@@ -25,8 +28,11 @@ from twostage.cli.options import (
     target_from_folder_option,
     task_options,
     tune_option,
+    tuning_batch_option,
+    tuning_options,
 )
 from twostage.cli.output import UNREADABLE, plural, print_json, print_result, say
+from twostage.cli.staging import BATCH, given_options, tuning_of
 from twostage.errors import UsageError
 
 if TYPE_CHECKING:
@@ -54,7 +60,11 @@ if TYPE_CHECKING:
     metavar="NAMES",
     default="lightgbm,keras",
     show_default=True,
-    help="Heads to compare, with commas between; each as for --head of fit.",
+    help="Heads to compare, with commas between; each as for --head of fit. joint trains the "
+    "backbone in each fold, joint:BLOCK from that block on, joint:none leaves it as it is.",
+)
+@click.option(
+    "--images", type=IMAGES, help=f"For the head joint, beside STORE: its images, {PLACES}."
 )
 @click.option(
     "--features",
@@ -119,6 +129,8 @@ if TYPE_CHECKING:
     metavar="N",
     help="Processes, which share the cores; one per core by default. Scores do not depend on it.",
 )
+@tuning_options
+@tuning_batch_option
 @role_options
 @recipe_options
 @random_state_option
@@ -152,6 +164,8 @@ def benchmark(
     else:
         frame = read_table(str(table))
     settings = dict(vars(fit_settings(options | _AS_IN_FIT, target_from_folder)))
+    told_of_tuning = given_options(ctx, (*TUNING, BATCH))
+    tuning = tuning_of(options, options["class_weight"], options["random_state"])
     for name in ("head", "features", "n_jobs"):
         del settings[name]
     given = [name for name in (options["features"] or "").split(",") if name]
@@ -168,6 +182,8 @@ def benchmark(
             time_column=options["time_column"],
             split=options["split"],
             near_duplicates=_threshold(options["near_duplicates"]),
+            images=options["images"],
+            finetuning=asdict(tuning) if options["images"] or told_of_tuning else None,
             importance=options["importance"],
             n_jobs=options["n_jobs"],
             command=shlex.join(["twostage", *sys.argv[1:]]),

@@ -25,6 +25,7 @@ from twostage.cli.options import (
     target_from_folder_option,
     task_options,
     tune_option,
+    tuning_batch_option,
     tuning_options,
     variant_options,
 )
@@ -116,13 +117,7 @@ _OF_BACKBONE = (
     help="Of the rows, those that holdout tunes on.",
 )
 @tuning_options
-@click.option(
-    "--tuning-batch-size",
-    type=click.IntRange(1),
-    default=32,
-    show_default=True,
-    help="Images to a step of tuning.",
-)
+@tuning_batch_option
 @role_options
 @recipe_options
 @backbone_options

@@ -1,13 +1,31 @@
 """What is compared: each head on each of table, images and both, by each store."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from twostage.errors import UsageError, listed
 from twostage.fitted import FEATURES, FitSettings
+from twostage.staged import JOINT, StagingSettings, is_joint
 
 TABLE, IMAGES, BOTH = "table", "images", "both"
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """The images of a store, to train its backbone on.
+
+    Attributes
+    ----------
+    folder : path-like
+        What their names start from.
+    spec : dict
+        Of the store's backbone.
+    """
+
+    folder: str | os.PathLike[str]
+    spec: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -26,6 +44,10 @@ class Arm:
         Name of the store; empty where it sees no images.
     settings : FitSettings
         How it is fitted.
+    staging : StagingSettings or None
+        How the backbone is trained with it, anew in each fold; None if embeddings are as they came.
+    pictures : Pictures or None
+        What it is trained on.
     """
 
     name: str
@@ -33,6 +55,8 @@ class Arm:
     features: str
     store: str
     settings: FitSettings
+    staging: StagingSettings | None = None
+    pictures: Pictures | None = None
 
 
 def make_arms(
@@ -40,6 +64,8 @@ def make_arms(
     heads: Mapping[str, Any],
     features: Sequence[str],
     stores: Sequence[str],
+    joint: StagingSettings | None = None,
+    pictures: Mapping[str, Pictures] | None = None,
 ) -> list[Arm]:
     """Combine heads, features and stores; what sees no images is there once for all stores.
 
@@ -53,6 +79,16 @@ def make_arms(
         What heads see.
     stores : sequence of str
         Names of the stores.
+    joint : StagingSettings, optional
+        How joint networks train their backbone, where they are not told otherwise: "joint:none"
+        leaves it frozen, "joint:block_13" trains it from that block on.
+    pictures : mapping of str to Pictures, optional
+        By store, what backbones are trained on.
+
+    Raises
+    ------
+    UsageError
+        If there is nothing to compare, or a joint network has no images to train a backbone on.
     """
     for given, known in ((features, FEATURES), (list(heads), None)):
         if not given:
@@ -65,6 +101,24 @@ def make_arms(
         for what in dict.fromkeys(features):
             for store in [""] if what == TABLE else stores:
                 name = f"{head}, {what}" + (f", {store}" if store and len(stores) > 1 else "")
-                settings = replace(base, head=learner, features=what)
-                arms.append(Arm(name, head, what, store, settings))
+                own, staging = _with_unfreeze(learner, joint or StagingSettings(JOINT))
+                settings = replace(base, head=own, features=what)
+                if not is_joint(settings) or staging.tuning.is_frozen:
+                    arms.append(Arm(name, head, what, store, settings))
+                    continue
+                if not pictures:
+                    raise UsageError(
+                        f"The head {head} trains the backbone on the images themselves, and "
+                        "stores hold embeddings. Give images (--images) too, what their names "
+                        "start from; or take joint:none, which leaves the backbone as it is."
+                    )
+                arms.append(Arm(name, head, what, store, settings, staging, pictures[store]))
     return arms
+
+
+def _with_unfreeze(head: Any, joint: StagingSettings) -> tuple[Any, StagingSettings]:
+    """Return a head without what its name says of the backbone, and how that is trained."""
+    if not isinstance(head, str) or not head.startswith(f"{JOINT}:"):
+        return head, joint
+    unfreeze = head.partition(":")[2]
+    return JOINT, replace(joint, tuning=replace(joint.tuning, unfreeze=unfreeze))
