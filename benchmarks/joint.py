@@ -32,13 +32,14 @@ LIBRARIES = ("twostage", "keras", "tensorflow", "openvino", "lightgbm", "scikit-
 COLUMNS = ["image", "lesion_id", "age", "sex", "site", "malignant"]
 SIZE_PX = 192
 TUNING = {
+    "unfreeze": "block_13",
     "epochs": 8,
     "patience": 8,
     "copies": 4,
     "learning_rate": 3e-4,
     "augment": "medical",
 }
-HEADS = "joint:block_13,joint:none,lightgbm,linear,blend"
+HEADS = "joint,joint:none,lightgbm,linear,blend"
 METRICS = ("auc", "log_loss")
 
 
@@ -107,11 +108,11 @@ def as_markdown(record: dict[str, Any]) -> str:
         "| head, on image and table | AUC | interval | fit, s | predict, us/row |",
         "|---|---|---|---|---|",
     ]
-    for arm in record["arms"]:
-        lines.append(
-            f"| {arm['head']} | {arm['value']:.4f} | {arm['low']:.4f} to {arm['high']:.4f} | "
-            f"{arm['fit_seconds']:.0f} | {arm['predict_us_per_row']:.0f} |"
-        )
+    lines += [
+        f"| {arm['head']} | {arm['value']:.4f} | {arm['low']:.4f} to {arm['high']:.4f} | "
+        f"{arm['fit_seconds']:.0f} | {arm['predict_us_per_row']:.0f} |"
+        for arm in record["arms"]
+    ]
     lines += ["", f"| {first} less | AUC, paired | interval |", "|---|---|---|"]
     for finding in record["findings"]:
         of = finding["difference"]

@@ -14,6 +14,7 @@ import numpy as np
 from twostage.backbones.lazy import LazyBackbone
 from twostage.backbones.spec import BackboneSettings
 from twostage.backbones.tuned import NetworkWeights, write_tuned
+from twostage.blocks import LARGEST_DEVIATION, BlockEncoder
 from twostage.errors import DataError, UsageError
 from twostage.features import Features
 from twostage.finetuning import PathLike, blocked, history_files, placed, with_parents
@@ -29,7 +30,7 @@ from twostage.seen import SeenRows, as_text
 from twostage.training.data import Examples
 from twostage.training.epochs import Inputs, Progress, n_copies, record_of, train
 from twostage.training.settings import TuningSettings
-from twostage.training.standing import NetworkTop
+from twostage.training.standing import NetworkTop, Standard
 from twostage.training.workspace import workspace_of
 
 if TYPE_CHECKING:
@@ -87,8 +88,8 @@ def cotrain(
 ) -> None:
     """Train a network and the backbone under it, and write the folder of the backbone.
 
-    Rows without an image have the mean of the embeddings in its place, as in the head, and an
-    indicator. Of several images of a column, a row shows one in each epoch, by turns; it is judged
+    Rows without an image have 0 in its place, the mean of the embeddings, and an indicator, as in
+    the head. Of several images of a column, a row shows one in each epoch, by turns; it is judged
     by all of them, as it is predicted.
 
     Parameters
@@ -219,27 +220,21 @@ def _lesson(what: Cotraining, pixels: np.ndarray, columns: list[list[list[int]]]
     y = np.asarray(what.rows.y)
     if what.rows.n_classes is None:
         y = (y - head.target_mean_) / head.target_scale_
+    encoders = [encoder.blocks[name] for name in what.rows.blocks]
     arrays = arrays_of(features)
-    n_columns = len(columns)
-    places = [
-        next(number for number, array in enumerate(arrays) if array is block)
-        for block in features.blocks[:n_columns]
-    ]
-    nothing = [
-        np.full((1, block.matrix.shape[1]), np.nan, np.float32)
-        for block in what.rows.blocks.values()
-    ]
-    fills = [
-        encoder.blocks[name].transform(row)[0][0]
-        for name, row in zip(what.rows.blocks, nothing, strict=True)
-    ]
+    standards = []
+    for own, block in zip(encoders, features.blocks, strict=False):  # other blocks come after
+        place = next(number for number, array in enumerate(arrays) if array is block)
+        standards.append(
+            Standard(place, own.arrays["mean"], own.arrays["scale"], LARGEST_DEVIATION)
+        )
     return _Lesson(
         pixels,
         features,
         columns,
         head,
-        NetworkTop(head.network_, places, fills),
-        fills,
+        NetworkTop(head.network_, standards),
+        encoders,
         y,
         what.rows.n_classes,
         np.asarray(what.weights, np.float32),
@@ -265,8 +260,8 @@ class _Lesson:
         To be judged with.
     top : NetworkTop
         Its network, as it is trained.
-    fills : list of float32 arrays of shape (dim,)
-        By image column, what stands for an embedding where there is no image.
+    encoders : list of BlockEncoder
+        By image column, what makes features of embeddings.
     y : array of shape (n_rows,)
         Class numbers, or standardised values.
     n_classes : int or None
@@ -284,7 +279,7 @@ class _Lesson:
     columns: list[list[list[int]]]
     head: NetworkHead
     top: NetworkTop
-    fills: list[np.ndarray]
+    encoders: list[BlockEncoder]
     y: np.ndarray
     n_classes: int | None
     weights: np.ndarray
@@ -334,8 +329,8 @@ class _Lesson:
         if len(images):
             embeddings = trainer.embeddings(*inputs.of_validation(images))
             blocks = [
-                self._block(column, fill, embeddings, images)
-                for column, fill in zip(self.columns, self.fills, strict=True)
+                self._block(column, encoder, embeddings, images)
+                for column, encoder in zip(self.columns, self.encoders, strict=True)
             ]
             further = features.blocks[len(self.columns) :]
             features = replace(features, blocks=(*blocks, *further))
@@ -375,7 +370,7 @@ class _Lesson:
     def _block(
         self,
         column: Sequence[Sequence[int]],
-        fill: np.ndarray,
+        encoder: BlockEncoder,
         embeddings: np.ndarray,
         images: np.ndarray,
     ) -> np.ndarray:
@@ -384,8 +379,9 @@ class _Lesson:
         of_row, of_image = zip(*shown, strict=True) if shown else ((), ())
         keys = np.searchsorted(images, np.array(of_image, np.int64))
         n_rows = len(self.validation)
-        matrix, n_images = pool_by_row(embeddings, of_row, keys.tolist(), n_rows, self.pooling)
-        return np.where(n_images[:, None] > 0, matrix, fill).astype(np.float32)
+        matrix, _ = pool_by_row(embeddings, of_row, keys.tolist(), n_rows, self.pooling)
+        (block,) = encoder.transform(matrix)
+        return block
 
 
 def _asked(what: Cotraining, how: TuningSettings, identity: str) -> dict[str, Any]:

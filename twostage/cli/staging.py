@@ -56,8 +56,8 @@ def check_joint(images: str | None, options: dict[str, Any], given: Sequence[str
     """Refuse what does not go with the head joint, which trains a backbone itself."""
     if options["finetune"] != "none":
         raise UsageError(
-            f"--finetune {options['finetune']}: the head joint trains the backbone itself, with its "
-            "network. Leave --finetune out; --unfreeze, --epochs and the like say how."
+            f"--finetune {options['finetune']}: the head joint trains the backbone itself, with "
+            "its network. Leave --finetune out; --unfreeze, --epochs and the like say how."
         )
     of_splits = [name for name in given if name in ("--tuning-folds", "--tuning-share")]
     if of_splits:

@@ -1,6 +1,7 @@
 """What stands on the embedding while a backbone is trained: a dense layer, or a whole network."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -61,6 +62,26 @@ class DenseTop:
         return LinearTop(kernel, bias)
 
 
+@dataclass(frozen=True)
+class Standard:
+    """How a network sees an embedding: in deviations from the usual, 0 where there is no image.
+
+    Attributes
+    ----------
+    place : int
+        Which of the network's inputs it is.
+    mean, scale : float32 arrays of shape (dim,)
+        What is taken from it, and what it is then divided by.
+    limit : float
+        No deviation counts for more.
+    """
+
+    place: int
+    mean: np.ndarray
+    scale: np.ndarray
+    limit: float
+
+
 class NetworkTop:
     """A network of embeddings and other inputs, as a head has it.
 
@@ -68,10 +89,8 @@ class NetworkTop:
     ----------
     network : keras.Model
         To probabilities, or to values of shape (n, 1). A copy of it is trained.
-    places : sequence of int
-        Which of its inputs are embeddings, in the order of an example's images.
-    fills : sequence of float32 arrays of shape (dim,)
-        What each of these is in a row that has no such image.
+    standards : sequence of Standard
+        How it sees each of an example's images.
 
     Attributes
     ----------
@@ -81,26 +100,27 @@ class NetworkTop:
 
     gives_logits = False
 
-    def __init__(self, network: Any, places: Sequence[int], fills: Sequence[np.ndarray]):
-        self.n_images: int | None = len(places)
+    def __init__(self, network: Any, standards: Sequence[Standard]):
+        self.n_images: int | None = len(standards)
         self._network = keras.models.clone_model(network)  # in the scope of the devices
         self._network.set_weights(network.get_weights())
-        self._places = list(places)
-        self._fills = [np.asarray(fill, np.float32) for fill in fills]
+        self._standards = standards
+        of_images = {standard.place for standard in standards}
         self._others = {
             number: keras.Input(given.shape[1:], dtype=given.dtype)
             for number, given in enumerate(network.inputs)
-            if number not in self._places
+            if number not in of_images
         }
         self._is_there = keras.Input((self.n_images,))
         self.inputs: list[Any] = [self._is_there, *self._others.values()]
 
     def __call__(self, embeddings: Any) -> Any:
         """Return probabilities or values."""
-        given = dict(self._others)
-        for image, (place, fill) in enumerate(zip(self._places, self._fills, strict=True)):
-            share = self._is_there[:, image : image + 1]
-            given[place] = embeddings[:, image] * share + (1 - share) * fill
+        ops, given = keras.ops, dict(self._others)
+        for image, standard in enumerate(self._standards):
+            found = (embeddings[:, image] - standard.mean) / standard.scale
+            found = ops.clip(found, -standard.limit, standard.limit)
+            given[standard.place] = found * self._is_there[:, image : image + 1]
         return self._network([given[number] for number in range(len(self._network.inputs))])
 
     def weights(self) -> list[np.ndarray]:
