@@ -424,7 +424,8 @@ class TwoStageClassifier(ClassifierMixin, _TwoStage):
     image_columns : str or sequence of str, optional
         Columns of ``X`` that hold image paths.
     head : str, Head, Blend or scikit-learn estimator, default="lightgbm"
-        The learner: "lightgbm", "keras", "linear", "random-forest", "svm", "blend" (the weighted
+        The learner: "lightgbm", "keras", "linear", "random-forest", "svm", "joint" (a network that
+        is trained together with the backbone, as ``finetuning`` says), "blend" (the weighted
         mean of some that suit the data, see `Blend`), names joined by "+" (blended), a head with
         settings of your own such as ``LightGBMHead(num_leaves=31)``, or any estimator.
         ``head__...`` are its parameters in a search.
@@ -466,7 +467,8 @@ class TwoStageClassifier(ClassifierMixin, _TwoStage):
     finetuning : dict, optional
         How: fields of `twostage.training.settings.TuningSettings`, such as ``{"epochs": 5}``, and
         ``share``, of the rows that "holdout" tunes on, and ``n_folds`` of the two others. Of a
-        ``class_weight`` "balanced" stage one takes note too, unless it is told otherwise.
+        ``class_weight`` "balanced" stage one takes note too, unless it is told otherwise. Also
+        how a joint head trains the backbone: ``{"unfreeze": "none"}`` leaves that as it is.
     backbone, weights, layer, pooling, image_size, resize, image_root, engine, \
 precision, preprocessing, batch_size, workers, max_pixels, device, cache_dir
         See `ImageEmbedder`.

@@ -76,9 +76,9 @@ _OF_BACKBONE = (
     metavar="NAME",
     default="lightgbm",
     show_default=True,
-    help="lightgbm, keras, linear, random-forest, svm, or blend: of linear, lightgbm and, up to "
-    "10,000 rows, svm; for more than 20 classes of linear and keras. Names joined by + are "
-    "blended.",
+    help="lightgbm, keras, linear, random-forest, svm, joint: a network that is trained together "
+    "with the backbone (with --images); or blend: of linear, lightgbm and, up to 10,000 rows, svm; "
+    "for more than 20 classes of linear and keras. Names joined by + are blended.",
 )
 @tune_option
 @task_options
