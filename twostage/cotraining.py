@@ -15,7 +15,7 @@ from twostage.backbones.lazy import LazyBackbone
 from twostage.backbones.spec import BackboneSettings
 from twostage.backbones.tuned import NetworkWeights, write_tuned
 from twostage.blocks import LARGEST_DEVIATION, BlockEncoder
-from twostage.errors import DataError, UsageError
+from twostage.errors import DataError
 from twostage.features import Features
 from twostage.finetuning import PathLike, blocked, history_files, placed, with_parents
 from twostage.fingerprint import hash_json
@@ -108,14 +108,12 @@ def cotrain(
     Raises
     ------
     UsageError
-        If pairs of images are to be mixed, the network sees embeddings otherwise than as they are,
-        or the backbone has no such blocks.
+        If the backbone has no such blocks.
     DataError
         If an image is not the one that was embedded before.
     FinetuningError
         If the disk is full, or an unfinished run is another.
     """
-    _check(what)
     placement, precision = placed(device, what.how.precision)
     how = replace(what.how, precision=precision)
     with placement.scope():
@@ -157,21 +155,6 @@ def cotrain(
         seen = with_parents(_seen(what.rows, group), parent.seen(), group)
         weights = NetworkWeights(lesson.top.weights())
         write_tuned(folder, model, engine.spec, origin, seen, weights, files)
-
-
-def _check(what: Cotraining) -> None:
-    if what.how.mixup:
-        raise UsageError(
-            "mixup mixes pairs of images, and the head joint reads columns too, whose categories "
-            "and words can't be mixed. Leave it out."
-        )
-    parts = {name: what.member.encoder.blocks[name].parts for name in what.rows.blocks}
-    if set(parts.values()) != {"raw"}:
-        raise UsageError(
-            "The head joint trains the CNN through its embeddings as they are, and image features "
-            "are to be others. Leave --image-features (image_features) out, or freeze the CNN by "
-            "--unfreeze none."
-        )
 
 
 def _pixels(

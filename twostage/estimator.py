@@ -53,6 +53,7 @@ from twostage.staged import (
     AnyModel,
     StagedModel,
     StagingSettings,
+    check_joint,
     free_name,
     is_joint,
 )
@@ -300,8 +301,11 @@ class _TwoStage(BackboneParameters, BaseEstimator):
             {"random_state": settings.random_state}
             | ({"class_weight": "balanced"} if settings.class_weight == "balanced" else {}),
         )
+        if joint and how.tuning.is_frozen:
+            return None
         if joint:
-            return None if how.tuning.is_frozen else how
+            check_joint(settings, how.tuning)
+            return how
         if not settings.image_columns or settings.features == "table":
             raise UsageError(
                 f"finetune={self.finetune!r} tunes a backbone on images, and there are none: give "

@@ -98,6 +98,28 @@ def is_joint(settings: FitSettings) -> bool:
     return [name_of(head) for head in heads_of(settings.head)] == [JOINT]
 
 
+def check_joint(settings: FitSettings, how: TuningSettings) -> None:
+    """Check that a joint network can be trained with its backbone as asked for.
+
+    Raises
+    ------
+    UsageError
+        If pairs of images are to be mixed, or the network sees embeddings otherwise than they are.
+    """
+    if how.mixup:
+        raise UsageError(
+            "mixup mixes pairs of images, and the head joint reads columns too, whose categories "
+            "and words can't be mixed. Leave it out."
+        )
+    (head,) = heads_of(settings.head)
+    if head.recipe.changed(**settings.recipe).blocks != "raw":
+        raise UsageError(
+            "The head joint trains the backbone through its embeddings as they are, and image "
+            "features are to be others. Leave --image-features (image_features) out, or freeze the "
+            "backbone by --unfreeze none."
+        )
+
+
 @dataclass(frozen=True)
 class Scorer:
     """A tuned backbone with the top that it was tuned with.

@@ -104,7 +104,7 @@ def tuning_of(options: dict[str, Any], class_weight: Any, random_state: int) -> 
 
 def staging_of(settings: "FitSettings", options: dict[str, Any]) -> "StagingSettings | None":
     """Return how backbones are to be tuned, if they are."""
-    from twostage.staged import JOINT, NAIVE, StagingSettings, is_joint
+    from twostage.staged import JOINT, NAIVE, StagingSettings, check_joint, is_joint
 
     mode = options["finetune"]
     if mode == "none" and not is_joint(settings):
@@ -113,7 +113,10 @@ def staging_of(settings: "FitSettings", options: dict[str, Any]) -> "StagingSett
         say(NAIVE)
     tuning = tuning_of(options, settings.class_weight, settings.random_state)
     if mode == "none":
-        return None if tuning.is_frozen else StagingSettings(JOINT, tuning=tuning)
+        if tuning.is_frozen:
+            return None
+        check_joint(settings, tuning)
+        return StagingSettings(JOINT, tuning=tuning)
     return StagingSettings(mode, **{name: options[name] for name in _OF_SPLITS}, tuning=tuning)
 
 

@@ -7,7 +7,8 @@ from typing import Any
 
 from twostage.errors import UsageError, listed
 from twostage.fitted import FEATURES, FitSettings
-from twostage.staged import JOINT, StagingSettings, is_joint
+from twostage.staged import JOINT, StagingSettings, check_joint, is_joint
+from twostage.training.settings import ALL
 
 TABLE, IMAGES, BOTH = "table", "images", "both"
 
@@ -112,6 +113,7 @@ def make_arms(
                         "stores hold embeddings. Give images (--images) too, what their names "
                         "start from; or take joint:none, which leaves the backbone as it is."
                     )
+                check_joint(settings, staging.tuning)
                 arms.append(Arm(name, head, what, store, settings, staging, pictures[store]))
     return arms
 
@@ -121,4 +123,5 @@ def _with_unfreeze(head: Any, joint: StagingSettings) -> tuple[Any, StagingSetti
     if not isinstance(head, str) or not head.startswith(f"{JOINT}:"):
         return head, joint
     unfreeze = head.partition(":")[2]
-    return JOINT, replace(joint, tuning=replace(joint.tuning, unfreeze=unfreeze))
+    copies = None if unfreeze == ALL else joint.tuning.copies  # nothing is frozen to be copied
+    return JOINT, replace(joint, tuning=replace(joint.tuning, unfreeze=unfreeze, copies=copies))

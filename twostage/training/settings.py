@@ -6,7 +6,7 @@ from twostage.backbones.spec import AUTO, PRECISIONS
 from twostage.errors import UsageError
 
 AUGMENTATIONS = ("natural", "medical", "none")
-NONE = "none"
+ALL, NONE = "all", "none"  # of what is trained
 LOSSES = ("crossentropy", "focal")
 CLASS_WEIGHTS = ("balanced",)
 
@@ -109,7 +109,7 @@ class TuningSettings:
             if getattr(self, name) not in choices:
                 known = ", ".join(str(choice) for choice in choices)
                 raise UsageError(f"{name} must be one of {known}; found {getattr(self, name)!r}.")
-        if self.copies and self.unfreeze == "all":
+        if self.copies and self.unfreeze == ALL:
             raise UsageError(
                 "copies are of activations at the freezing point, and unfreeze='all' has none. "
                 "Freeze some blocks, or leave copies out."
