@@ -4,9 +4,9 @@
 
 DATA holds the folder ham10000. MobileNetV2 1.0 with ImageNet weights at 192 pixels. All arms are of
 one `twostage benchmark`, on the same folds, which part no lesion: heads on the embeddings of the
-backbone as it came and the table; the joint network on the same; and the joint network trained
-together with the backbone's last blocks, anew in each fold. Differences are paired by row, with
-intervals of lesions resampled.
+backbone as it came and the table; the joint network on the same; and what trains the backbone's last
+blocks anew in each fold: the joint network with them, and `crossfit`, two stages. Differences are
+paired by row, with intervals of lesions resampled.
 
 The results folder in DIR keeps each cell that is done: a run that was ended goes on where it was.
 artifacts/joint.json and .md are written anew from it.
@@ -39,7 +39,7 @@ TUNING = {
     "learning_rate": 3e-4,
     "augment": "medical",
 }
-HEADS = "joint,joint:none,lightgbm,linear,blend"
+HEADS = "joint,joint:none,lightgbm,linear,blend,lightgbm:crossfit,linear:crossfit"
 METRICS = ("auc", "log_loss")
 
 
@@ -101,9 +101,10 @@ def as_markdown(record: dict[str, Any]) -> str:
         f"MobileNetV2 1.0 with ImageNet weights at {record['size_px']} pixels; "
         f"{record['n_rows']:,} rows of {record['n_groups']:,} groups (lesions, and those whose "
         f"photos are nearly equal) in {record['n_folds']} folds, the same for all. `joint:none` "
-        "is the joint network on the embeddings of the backbone as it came, which all others but "
-        f"`{first}` see too; that trains the backbone from that block on with its network, anew "
-        f"in each fold ({how}). 95% intervals.",
+        "is the joint network on the embeddings of the backbone as it came, which the heads of one "
+        f"word see too, but `{first}`: that trains the backbone's last blocks with its network, "
+        "anew in each fold. `crossfit` tunes three backbones on two thirds of the rows each, and "
+        f"averages heads that learn from the others. Both by {how}. 95% intervals.",
         "",
         "| head, on image and table | AUC | interval | fit, s | predict, us/row |",
         "|---|---|---|---|---|",

@@ -336,8 +336,9 @@ def test_options_of_tuning_need_something_to_tune(run: Any) -> None:
     ("arguments", "message"),
     [
         (("--heads", "lightgbm,joint"), "Give images (--images) too"),
-        (("--heads", "linear", "--images", "photos"), "no head here trains a backbone"),
-        (("--heads", "linear,joint:none", "--epochs", 2), "no head here trains a backbone"),
+        (("--heads", "linear", "--images", "photos"), "and none here does"),
+        (("--heads", "linear,joint:none", "--epochs", 2), "and none here does"),
+        (("--heads", "svm:cross"), "names no way to tune a backbone for svm. They are 'holdout'"),
     ],
 )
 def test_a_benchmark_that_can_not_train_exits_with_2(
@@ -389,7 +390,7 @@ def test_a_benchmark_trains_anew_in_each_fold_and_never_on_what_it_tests(
         target="label",
         image_columns="image",
         group="patient",
-        heads=["linear", "joint:none", "joint:1"],
+        heads=["linear", "joint:none", "joint:1", "linear:crossfit"],
         features=["both"],
         n_folds=2,
         n_jobs=1,
@@ -397,7 +398,8 @@ def test_a_benchmark_trains_anew_in_each_fold_and_never_on_what_it_tests(
         images=clinic.folder / "photos",
         finetuning=TUNING | {"epochs": 1},
     )
-    assert list(found.summary["arm"]) == ["linear, both", "joint:none, both", "joint:1, both"]
+    names = ["linear", "joint:none", "joint:1", "linear:crossfit"]
+    assert list(found.summary["arm"]) == [f"{name}, both" for name in names]
     oof = pd.read_parquet(tmp_path / "results/oof.parquet")
     tested = oof[oof["arm"] == "joint:1, both"].groupby("fold")["row"].apply(set)
     assert len(asked) == len(tested) == 2
@@ -409,5 +411,5 @@ def test_a_benchmark_trains_anew_in_each_fold_and_never_on_what_it_tests(
         index = EmbeddingStore(store).index().to_pandas().set_index("image")["content_hash"]
         names = ";".join(clinic.X["image"].iloc[list(tested[fold])].dropna()).split(";")
         assert not hashes & set(index[names])
-    assert not found.importance.empty
+    assert set(found.importance["arm"]) == {f"{name}, both" for name in names[:3]}
     assert found.run["identity"]["tuning"]["joint:1"]["unfreeze"] == "1"

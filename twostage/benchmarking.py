@@ -163,9 +163,10 @@ def benchmark(
         Cosine of centred embeddings from which on two rows are kept in one fold; None for never.
         Rows with images of equal bytes are kept in one fold in any case.
     images : path-like, optional
-        What the names of images start from, for heads that train the backbone on them: "joint",
-        anew in each fold, from the store's backbone on. "joint:none" leaves that as it is, and
-        "joint:block_13" trains it from there on.
+        What the names of images start from, for heads that train the backbone on them, anew in
+        each fold, from the store's backbone on: "joint"; "joint:block_13", from that block on
+        ("joint:none" leaves the backbone as it is); and "linear:crossfit", in that mode of
+        `twostage.staging`, any other head.
     finetuning : mapping, optional
         How, as for the estimators: fields of `twostage.training.settings.TuningSettings`.
     importance : bool or int
@@ -214,8 +215,8 @@ def benchmark(
     arms = make_arms(base, _named_heads(heads), seen_by_heads, list(places), joint, pictures)
     if (images is not None or finetuning) and not any(arm.staging for arm in arms):
         raise UsageError(
-            "Images and options of tuning are for the head joint, and no head here trains a "
-            "backbone. Leave them out, or add joint to the heads."
+            "Images and options of tuning are for heads that train a backbone, and none here "
+            "does. Leave them out, or add joint, or linear:crossfit, say, to the heads."
         )
     data = gather(table, base, arms, places, near_duplicates, n_folds)
     used = choose_metrics(metrics, data.target, base.log_target)

@@ -60,11 +60,12 @@ if TYPE_CHECKING:
     metavar="NAMES",
     default="lightgbm,keras",
     show_default=True,
-    help="Heads to compare, with commas between; each as for --head of fit. joint trains the "
-    "backbone in each fold, joint:BLOCK from that block on, joint:none leaves it as it is.",
+    help="Heads to compare, with commas between; each as for --head of fit. With --images, joint "
+    "trains the backbone in each fold, joint:BLOCK from that block on, joint:none leaves it as it "
+    "is; linear:crossfit tunes it as fit --finetune does.",
 )
 @click.option(
-    "--images", type=IMAGES, help=f"For the head joint, beside STORE: its images, {PLACES}."
+    "--images", type=IMAGES, help=f"For heads that train a backbone, beside STORE: {PLACES}."
 )
 @click.option(
     "--features",

@@ -7,7 +7,7 @@ from typing import Any
 
 from twostage.errors import UsageError, listed
 from twostage.fitted import FEATURES, FitSettings
-from twostage.staged import JOINT, StagingSettings, check_joint, is_joint
+from twostage.staged import JOINT, MODES, StagingSettings, check_joint, is_joint
 from twostage.training.settings import ALL
 
 TABLE, IMAGES, BOTH = "table", "images", "both"
@@ -82,14 +82,15 @@ def make_arms(
         Names of the stores.
     joint : StagingSettings, optional
         How joint networks train their backbone, where they are not told otherwise: "joint:none"
-        leaves it frozen, "joint:block_13" trains it from that block on.
+        leaves it frozen, "joint:block_13" trains it from that block on. "linear:crossfit" tunes
+        backbones for another head in that mode, likewise.
     pictures : mapping of str to Pictures, optional
         By store, what backbones are trained on.
 
     Raises
     ------
     UsageError
-        If there is nothing to compare, or a joint network has no images to train a backbone on.
+        If there is nothing to compare, or there are no images to train a backbone on.
     """
     for given, known in ((features, FEATURES), (list(heads), None)):
         if not given:
@@ -102,9 +103,9 @@ def make_arms(
         for what in dict.fromkeys(features):
             for store in [""] if what == TABLE else stores:
                 name = f"{head}, {what}" + (f", {store}" if store and len(stores) > 1 else "")
-                own, staging = _with_unfreeze(learner, joint or StagingSettings(JOINT))
+                own, staging = _parted(learner, joint or StagingSettings(JOINT))
                 settings = replace(base, head=own, features=what)
-                if not is_joint(settings) or staging.tuning.is_frozen:
+                if not store or not _is_trained(settings, staging):
                     arms.append(Arm(name, head, what, store, settings))
                     continue
                 if not pictures:
@@ -113,15 +114,31 @@ def make_arms(
                         "stores hold embeddings. Give images (--images) too, what their names "
                         "start from; or take joint:none, which leaves the backbone as it is."
                     )
-                check_joint(settings, staging.tuning)
                 arms.append(Arm(name, head, what, store, settings, staging, pictures[store]))
     return arms
 
 
-def _with_unfreeze(head: Any, joint: StagingSettings) -> tuple[Any, StagingSettings]:
+def _is_trained(settings: FitSettings, staging: StagingSettings) -> bool:
+    """Whether a backbone is trained for a head that sees images."""
+    if staging.mode != JOINT:
+        return True
+    if not is_joint(settings) or staging.tuning.is_frozen:
+        return False
+    check_joint(settings, staging.tuning)
+    return True
+
+
+def _parted(head: Any, joint: StagingSettings) -> tuple[Any, StagingSettings]:
     """Return a head without what its name says of the backbone, and how that is trained."""
-    if not isinstance(head, str) or not head.startswith(f"{JOINT}:"):
+    if not isinstance(head, str) or ":" not in head:
         return head, joint
-    unfreeze = head.partition(":")[2]
-    copies = None if unfreeze == ALL else joint.tuning.copies  # nothing is frozen to be copied
-    return JOINT, replace(joint, tuning=replace(joint.tuning, unfreeze=unfreeze, copies=copies))
+    own, _, how = head.partition(":")
+    if own != JOINT:
+        if how not in MODES:
+            raise UsageError(
+                f"'{head}' names no way to tune a backbone for {own}. They are {listed(MODES)}; "
+                f"{own} alone takes embeddings as they came."
+            )
+        return own, replace(joint, mode=how)
+    copies = None if how == ALL else joint.tuning.copies  # nothing is frozen to be copied
+    return JOINT, replace(joint, tuning=replace(joint.tuning, unfreeze=how, copies=copies))

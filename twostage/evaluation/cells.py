@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from threadpoolctl import threadpool_limits
 
 from twostage.errors import BenchmarkError, TwoStageError
@@ -145,8 +146,8 @@ def _run(
     model = learner.fit(rows.take(fold.train), target.take(fold.train), columns)
     fit_seconds = time.perf_counter() - started
     test = rows.take(fold.test)
-    test = replace(test, blocks=model.blocks_in(learner.images_of(test, model)))
-    predicted, seconds = _predict(model, test)
+    images = learner.images_of(test, model)
+    predicted, seconds = _predict(model, test.frame, images)
     n_bad = int((~np.isfinite(predicted)).reshape(len(predicted), -1).any(axis=1).sum())
     if n_bad:
         raise BenchmarkError(
@@ -156,6 +157,7 @@ def _run(
     importance = None
     if n_permutations and is_told_of(arm):
         seed = (settings.random_state, fold.repeat, fold.number)
+        test = replace(test, blocks=model.blocks_in(images))
         importance = permutation_importance(
             model, test, target.y[fold.test], n_permutations, len(fold.train), seed
         )
@@ -189,13 +191,13 @@ def _learner(arm: Arm, settings: FitSettings) -> Learner[Any]:
     return Staging(arm.staging, settings, images, arm.pictures.spec)
 
 
-def _predict(model: AnyModel, test: TrainingRows) -> tuple[np.ndarray, float]:
+def _predict(model: AnyModel, frame: pd.DataFrame, images: Any) -> tuple[np.ndarray, float]:
     """Return predictions, and the seconds of the fastest of a few."""
     predict = model.predict_proba if model.is_classification else model.predict
     seconds = []
     for _ in range(_N_TIMINGS):
         started = time.perf_counter()
-        predicted = predict(test.frame, model.looking_at(test.blocks))
+        predicted = predict(frame, images)
         seconds.append(time.perf_counter() - started)
     return predicted, min(seconds)
 

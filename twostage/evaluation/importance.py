@@ -11,7 +11,7 @@ from twostage.evaluation.arms import BOTH, TABLE, Arm
 from twostage.evaluation.scoring import all_metrics, score_fold
 from twostage.metrics import METRICS
 from twostage.rows import TrainingRows, take_blocks
-from twostage.staged import AnyModel
+from twostage.staged import JOINT, AnyModel
 
 BLOCK, COLUMN = "block", "column"
 IMAGE_BLOCK = "images"
@@ -71,8 +71,12 @@ class CellImportance:
 
 
 def is_told_of(arm: Arm) -> bool:
-    """Tell whether importance is computed: of images alone it would be their score again."""
-    return arm.features in (BOTH, TABLE)
+    """Tell whether importance is computed.
+
+    Of images alone it would be their score again, and of several backbones it is not known.
+    """
+    has_several = arm.staging is not None and arm.staging.mode != JOINT
+    return arm.features in (BOTH, TABLE) and not has_several
 
 
 def permutation_importance(
