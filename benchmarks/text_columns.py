@@ -133,8 +133,8 @@ def as_markdown(record: dict[str, Any]) -> str:
         "",
         "By `benchmarks/text_columns.py`: reviews of garments, is it recommended? AUC on "
         f"{record['rows']:,} rows in {record['folds']} stratified folds of whole garments "
-        f"({record['groups']:,}); 95% intervals corrected for the dependence of folds. Seconds of a "
-        "fit are of a busy machine.",
+        f"({record['groups']:,}); 95% intervals corrected for the dependence of folds. Seconds of "
+        "a fit are of a busy machine.",
         "",
         "| arm | AUC | 95% interval | fit s |",
         "|---|---|---|---|",
