@@ -51,7 +51,7 @@ def ours(
         features=["table"],
         group=GROUP,
         roles=RoleOverrides(text=TEXTS if has_texts else (), ignore=hidden),
-        metrics=["roc_auc"],
+        metrics=["auc"],
         n_folds=n_folds,
         importance=False,
         n_jobs=1,
@@ -103,7 +103,7 @@ def compare(table: pd.DataFrame, folder: Path, n_folds: int) -> dict[str, Any]:
     made[TFIDF] = usual(table, made[TABLE_ALONE])
     made[JOINT] = ours(table, folder, "joint", n_folds, has_texts=True)
     groups = pd.Series(pd.factorize(table[GROUP])[0])
-    auc = METRICS["roc_auc"]
+    auc = METRICS["auc"]
     folds = {name: as_folds(found, groups) for name, found in made.items()}
     arms = {
         name: {
