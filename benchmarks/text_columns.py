@@ -32,7 +32,6 @@ ARTIFACTS = Path(__file__).parents[1] / "artifacts"
 LIBRARIES = ("twostage", "lightgbm", "keras", "tensorflow", "scikit-learn", "numpy")
 TARGET, GROUP, TEXTS = "recommended_ind", "clothing_id", ("title", "review_text")
 TABLE_ALONE, JOINT, TFIDF = "LightGBM, table", "joint, texts and table", "TF-IDF + logistic"
-COMPONENTS = "LightGBM, texts and table"
 Folds = list[FoldPrediction]
 
 
@@ -96,10 +95,7 @@ def as_folds(found: pd.DataFrame, groups: pd.Series) -> Folds:
 
 def compare(table: pd.DataFrame, folder: Path, n_folds: int) -> dict[str, Any]:
     """Return the scores of all arms, and how the joint head differs from each."""
-    made = {
-        TABLE_ALONE: ours(table, folder, "lightgbm", n_folds, has_texts=False),
-        COMPONENTS: ours(table, folder, "lightgbm", n_folds, has_texts=True),
-    }
+    made = {TABLE_ALONE: ours(table, folder, "lightgbm", n_folds, has_texts=False)}
     made[TFIDF] = usual(table, made[TABLE_ALONE])
     made[JOINT] = ours(table, folder, "joint", n_folds, has_texts=True)
     groups = pd.Series(pd.factorize(table[GROUP])[0])
