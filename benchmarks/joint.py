@@ -4,9 +4,9 @@
 
 DATA holds the folder ham10000. MobileNetV2 1.0 with ImageNet weights at 192 pixels. All arms are of
 one `twostage benchmark`, on the same folds, which part no lesion: heads on the embeddings of the
-backbone as it came and the table; the joint network on the same; and what trains the backbone's last
-blocks anew in each fold: the joint network with them, and `crossfit`, two stages. Differences are
-paired by row, with intervals of lesions resampled.
+backbone as it came and the table; the joint network on the same; and what trains the last blocks
+anew in each fold: the joint network with them, and `crossfit`, two stages. Differences are paired
+by row, with intervals of lesions resampled.
 
 The results folder in DIR keeps each cell that is done: a run that was ended goes on where it was.
 artifacts/joint.json and .md are written anew from it.

@@ -218,6 +218,7 @@ def benchmark(
             "Images and options of tuning are for heads that train a backbone, and none here "
             "does. Leave them out, or add joint, or linear:crossfit, say, to the heads."
         )
+    base = base.for_head(base.head)
     data = gather(table, base, arms, places, near_duplicates, n_folds)
     used = choose_metrics(metrics, data.target, base.log_target)
     may_train = np.isin(np.arange(len(table)), trainable_rows(data, base))

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from twostage.cli.fit import listed_images
+from twostage.cli.fit import asked_of_networks, listed_images
 from twostage.cli.live import cells_told
 from twostage.cli.options import (
     IMAGES,
+    NETWORK,
     PLACES,
     STORE,
     TABLE,
@@ -21,6 +22,7 @@ from twostage.cli.options import (
     group_option,
     image_col_option,
     json_option,
+    network_options,
     quiet_option,
     random_state_option,
     recipe_options,
@@ -67,6 +69,7 @@ if TYPE_CHECKING:
 @click.option(
     "--images", type=IMAGES, help=f"For heads that train a backbone, beside STORE: {PLACES}."
 )
+@network_options
 @click.option(
     "--features",
     metavar="NAMES",
@@ -164,7 +167,8 @@ def benchmark(
         frame = table_from_folders(listed_images(stores[0], None))
     else:
         frame = read_table(str(table))
-    settings = dict(vars(fit_settings(options | _AS_IN_FIT, target_from_folder)))
+    common = options | _AS_IN_FIT | dict.fromkeys(NETWORK)
+    settings = dict(vars(fit_settings(common, target_from_folder)))
     told_of_tuning = given_options(ctx, (*TUNING, BATCH))
     tuning = tuning_of(options, options["class_weight"], options["random_state"])
     for name in ("head", "features", "n_jobs"):
@@ -175,7 +179,7 @@ def benchmark(
             stores,
             output,
             table=frame,
-            heads=_names(options["heads"]),
+            heads=_heads(options),
             features=given or None,
             metrics=_names(options["metrics"] or ""),
             n_folds=options["n_folds"] or 5,
@@ -333,6 +337,23 @@ def _record(found: "Benchmark") -> dict[str, Any]:
         "n_cells_computed": found.n_computed,
         "seconds": found.run["seconds"],
     }
+
+
+def _heads(options: dict[str, Any]) -> dict[str, Any]:
+    """Return heads by name, those that are networks of several inputs as asked for in detail."""
+    from twostage.evaluation.arms import Trained
+    from twostage.heads import make_head
+
+    asked, names = asked_of_networks(options), _names(options["heads"])
+    if not asked:
+        return dict(zip(names, names, strict=True))
+    networks = [name for name in names if "joint" in name.partition(":")[0].split("+")] or names
+    made: dict[str, Any] = {}
+    for name in names:
+        own, colon, how = name.partition(":")
+        head = make_head(own, **asked) if name in networks else own
+        made[name] = Trained(head, how) if colon else head
+    return made
 
 
 def _names(text: str) -> list[str]:

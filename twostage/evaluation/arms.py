@@ -7,6 +7,7 @@ from typing import Any
 
 from twostage.errors import UsageError, listed
 from twostage.fitted import FEATURES, FitSettings
+from twostage.heads import heads_of, name_of, reads_words
 from twostage.staged import JOINT, MODES, StagingSettings, check_joint, is_joint
 from twostage.training.settings import ALL
 
@@ -27,6 +28,23 @@ class Pictures:
 
     folder: str | os.PathLike[str]
     spec: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A head, and how a backbone is trained for it: as a string, "linear:crossfit".
+
+    Attributes
+    ----------
+    head : str, Head, Blend or scikit-learn estimator
+        The head.
+    how : str
+        Of the head joint, what of the backbone is trained: "none", "all", so many last blocks, or
+        those from a name on. Of others a mode of `twostage.staging`.
+    """
+
+    head: Any
+    how: str
 
 
 @dataclass(frozen=True)
@@ -73,9 +91,9 @@ def make_arms(
     Parameters
     ----------
     base : FitSettings
-        What all have in common.
+        What all have in common; what concerns some heads only is left out for the others.
     heads : mapping of str to object
-        Heads by name.
+        Heads by name, or `Trained`.
     features : sequence of {"table", "images", "both"}
         What heads see.
     stores : sequence of str
@@ -98,13 +116,18 @@ def make_arms(
         unknown = [one for one in given if known is not None and one not in known]
         if unknown:
             raise UsageError(f"Unknown features {listed(unknown)}. They are table, images, both.")
+    parted = {name: _parted(head, joint or StagingSettings(JOINT)) for name, head in heads.items()}
+    if "word_vectors" in base.recipe and not any(reads_words(own) for own, _ in parted.values()):
+        raise UsageError(
+            "Word vectors are for heads that read words, and none of these does. Compare the head "
+            "joint too, or leave word vectors out."
+        )
     arms = []
-    for head, learner in heads.items():
+    for head, (learner, staging) in parted.items():
         for what in dict.fromkeys(features):
             for store in [""] if what == TABLE else stores:
                 name = f"{head}, {what}" + (f", {store}" if store and len(stores) > 1 else "")
-                own, staging = _parted(learner, joint or StagingSettings(JOINT))
-                settings = replace(base, head=own, features=what)
+                settings = replace(base.for_head(learner), features=what)
                 if not store or not _is_trained(settings, staging):
                     arms.append(Arm(name, head, what, store, settings))
                     continue
@@ -129,16 +152,18 @@ def _is_trained(settings: FitSettings, staging: StagingSettings) -> bool:
 
 
 def _parted(head: Any, joint: StagingSettings) -> tuple[Any, StagingSettings]:
-    """Return a head without what its name says of the backbone, and how that is trained."""
-    if not isinstance(head, str) or ":" not in head:
+    """Return a head by itself, and how a backbone is trained for it."""
+    if isinstance(head, str) and ":" in head:
+        head = Trained(*head.split(":", 1))
+    if not isinstance(head, Trained):
         return head, joint
-    own, _, how = head.partition(":")
-    if own != JOINT:
+    own, how = head.head, head.how
+    if [name_of(one) for one in heads_of(own)] != [JOINT]:
         if how not in MODES:
             raise UsageError(
-                f"'{head}' names no way to tune a backbone for {own}. They are {listed(MODES)}; "
-                f"{own} alone takes embeddings as they came."
+                f"'{own}:{how}' names no way to tune a backbone for {own}. They are "
+                f"{listed(MODES)}; {own} alone takes embeddings as they came."
             )
         return own, replace(joint, mode=how)
     copies = None if how == ALL else joint.tuning.copies  # nothing is frozen to be copied
-    return JOINT, replace(joint, tuning=replace(joint.tuning, unfreeze=how, copies=copies))
+    return own, replace(joint, tuning=replace(joint.tuning, unfreeze=how, copies=copies))
