@@ -176,7 +176,7 @@ def test_the_same_again_trains_nothing(
 
 @pytest.mark.slow
 def test_where_no_epoch_is_better_it_is_the_frozen_network_of_all_rows(
-    clinic: Clinic, monkeypatch: pytest.MonkeyPatch
+    clinic: Clinic, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(epochs, "best_epoch", lambda history: 0)
     how = TUNING | {"epochs": 1, "unfreeze": 2, "copies": 2}
@@ -187,6 +187,8 @@ def test_where_no_epoch_is_better_it_is_the_frozen_network_of_all_rows(
     assert isinstance(model.model_, StagedModel)
     assert not isinstance(frozen.model_, StagedModel)
     assert frozen.model_.n_rows == N
+    frozen.save(tmp_path / "model")
+    assert load_model(tmp_path / "model").finetuning == {"unfreeze": "none"}
     assert backbone_of(model.model_).seen().content_hashes
 
 

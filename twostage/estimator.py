@@ -60,6 +60,7 @@ from twostage.staged import (
 from twostage.store.store import EmbeddingStore
 from twostage.table.roles import LIKE_AN_ID, RoleOverrides
 from twostage.targets import Target, prepare_target
+from twostage.training.settings import NONE
 from twostage.unseen import seen_by_backbones
 
 _ROLES = ("numeric", "categorical", "date", "text", "vector", "ignore")
@@ -660,6 +661,8 @@ def load_model(
         backbone = model.parent
         mode = None if model.staging.mode == JOINT else model.staging.mode
         estimator.set_params(finetune=mode, finetuning=model.staging.options())
+    elif is_joint(settings):
+        estimator.set_params(finetuning={"unfreeze": NONE})
     if backbone is not None:
         asked = BackboneSpec.from_dict(backbone, path).parameters()
         chosen = {name: asked[name] for name in asked if name in estimator.get_params(deep=False)}

@@ -238,11 +238,7 @@ class _Work:
             settings.image_pooling,
             staging.how.tuning,
         )
-        digests = record_of(rows, self.columns)["row_digest"].tolist()
-        columns = [asdict(column) for column in self.columns]
-        recipe, head = dict(settings.recipe), member.head.parameters()
-        more = [digests, columns, recipe, head, settings.image_pooling, weights.tolist()]
-        with place_for_backbone(self._key_of(rows, self.target, more), images.cache_dir) as folder:
+        with place_for_backbone(self._joint_key(what), images.cache_dir) as folder:
             tuned = _kept(folder)
             if tuned is not None:
                 log.info("Both were trained together on these rows before.")
@@ -346,6 +342,24 @@ class _Work:
                 "images": [block.content_hashes for block in rows.blocks.values()],
             }
         )
+
+    def _joint_key(self, what: Cotraining) -> str:
+        """Return a digest of all that makes a backbone that is trained with a network."""
+        settings, head = self.staging.settings, what.member.head
+        recipe = dict(settings.recipe)
+        if recipe.get("word_vectors") is not None:
+            recipe["word_vectors"] = hash_file(Path(recipe["word_vectors"]))
+        more = {
+            "table": record_of(what.rows, self.columns)["row_digest"].tolist(),
+            "columns": [asdict(column) for column in self.columns],
+            "recipe": recipe,
+            "head": head.parameters(),
+            "network": [list(array.shape) for array in head.network_.get_weights()],
+            "pooling": what.pooling,
+            "weights": what.weights.tolist(),
+            "train": what.train.tolist(),
+        }
+        return self._key_of(what.rows, self.target, more)
 
     def _embed(
         self, rows: TrainingRows, tuned: TunedBackbone
