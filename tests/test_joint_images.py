@@ -216,7 +216,7 @@ def test_a_row_shows_its_images_by_turns_and_none_where_it_has_none(lesson: Any)
     assert first.rows[2].tolist() == [2, 9]
     is_there = first.others[0]
     assert is_there[:3].tolist() == [[1, 0], [0, 0], [1, 1]]
-    assert [other.shape for other in first.others[1:]] == [(40, 3), (40,)]
+    assert [other.shape for other in first.others[1:]] == [(40, 1), (40,)]
 
 
 def test_validation_images_are_not_those_trained_on(lesson: Any) -> None:
