@@ -6,14 +6,16 @@ the worker: load, embed, write -> a summary.
 
 import os
 import time
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import joblib
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from twostage.backbones.devices import DEVICES
 from twostage.backbones.lazy import LazyBackbone
@@ -22,12 +24,14 @@ from twostage.errors import ImagesError, UsageError
 from twostage.executors.local import LocalExecutor
 from twostage.fingerprint import hash_json
 from twostage.images.loading import ImageLoader
+from twostage.images.manifest import Manifest
 from twostage.images.places import open_place
 from twostage.images.references import Reference
+from twostage.lookup import as_mask
 from twostage.pixels import MAX_PIXELS
 from twostage.store.locking import locked
 from twostage.store.places import Files, check_folder, delete_files, open_files
-from twostage.store.planning import make_plan
+from twostage.store.planning import PLANNED_BY, make_plan
 from twostage.store.store import EmbeddingStore
 from twostage.throughput import StageClock, Throughput
 from twostage.worker import Progress, ShardWorker
@@ -209,15 +213,13 @@ precision, preprocessing
     files.check_writable()
     place, note = open_place(images, bytes_column), None
     if names is None:
-        references = place.list_images()
+        manifest = place.manifest()
     else:
         found, note = place.find_images(names)
-        references = list({reference.image: reference for reference in found.values()}.values())
-        if not references:
+        manifest = Manifest.of({ref.image: ref for ref in found.values()}.values())
+        if not manifest:
             raise ImagesError("The table names no image: its image column is empty.")
-    summary = _embed_into(
-        files, references, LazyBackbone(settings, how.device, how.batch_size), how
-    )
+    summary = _embed_into(files, manifest, LazyBackbone(settings, how.device, how.batch_size), how)
     return replace(summary, note=note)
 
 
@@ -237,13 +239,13 @@ def embed_files(
     key = backbone.spec.key if seen is None else hash_json([backbone.spec.key, seen.digest])
     path = folder / f"{backbone.spec.architecture}-{key}"
     if references or not EmbeddingStore.exists_at(path):
-        _embed_into(open_files(path), references, backbone, options, is_cache=True)
+        _embed_into(open_files(path), Manifest.of(references), backbone, options, is_cache=True)
     return EmbeddingStore(path)
 
 
 def _embed_into(
     files: Files,
-    references: Sequence[Reference],
+    manifest: Manifest,
     backbone: LazyBackbone,
     options: ExtractionOptions,
     is_cache: bool = False,
@@ -251,11 +253,11 @@ def _embed_into(
     """Embed what the store does not hold, part by part."""
     started = time.perf_counter()
     if options.on_error == "fail":
-        _check_all_present(references)
+        _check_all_present(manifest)
     with _opened(files, backbone, wait=is_cache) as store:
         plan = make_plan(
-            references,
-            store.index(),
+            manifest,
+            store.index(PLANNED_BY),
             n_parts=store.next_number(),
             retry_errors=options.retry_errors,
             verify=options.verify,
@@ -277,22 +279,22 @@ def _embed_into(
         throughput = None
         if n_computed:
             throughput = clock.throughput(n_computed, shares_cores=backbone.get().is_on_cpu)
-        errors = _errors_of(store, references)
-        if errors and not is_cache:
-            _judge(errors, len(references), options.on_error)
+        errors = _errors_of(store, manifest)
+        if len(errors) and not is_cache:
+            _judge(errors, len(manifest), options.on_error)
     return ExtractionSummary(
         store=str(files.where),
         backbone=backbone.spec.name,
         dim=store.dim,
-        n_images=len(references),
+        n_images=len(manifest),
         n_computed=n_computed,
         n_reused=sum(record.n_reused for record in records),
         n_unchanged=plan.n_unchanged,
         n_gone=plan.n_gone,
-        n_others=len(store.index()) - len(references),
+        n_others=plan.n_others,
         n_errors=len(errors),
-        errors=dict(Counter(errors.values()).most_common()),
-        first_error=next(iter(errors), None),
+        errors=_by_reason(errors["error"]),
+        first_error=errors["image"][0].as_py() if len(errors) else None,
         seconds=time.perf_counter() - started,
         device=backbone.device,
         throughput=throughput,
@@ -328,9 +330,9 @@ def _opened(files: Files, backbone: LazyBackbone, wait: bool) -> Iterator[Embedd
             raise
 
 
-def _judge(errors: Mapping[str, str], n_images: int, on_error: str) -> None:
+def _judge(errors: pa.Table, n_images: int, on_error: str) -> None:
     """Raise ImagesError if no image can be read, or if that was to end the run."""
-    image, error = next(iter(errors.items()))
+    image, error = errors["image"][0], errors["error"][0]
     if len(errors) == n_images:
         raise _NothingReadableError(
             f"None of the {n_images} images can be read; first: '{image}' ({error}). Check the "
@@ -343,12 +345,13 @@ def _judge(errors: Mapping[str, str], n_images: int, on_error: str) -> None:
         )
 
 
-def _check_all_present(references: Sequence[Reference]) -> None:
-    missing = [reference for reference in references if reference.size_bytes is None]
-    if missing:
+def _check_all_present(manifest: Manifest) -> None:
+    missing = np.flatnonzero(as_mask(manifest.columns["size_bytes"].is_null()))
+    if len(missing):
+        first = manifest[int(missing[0])]
         raise ImagesError(
-            f"{len(missing)} of {len(references)} images have no file; first: "
-            f"'{missing[0].path}'. Fix the paths, or drop --on-error fail to keep them as rows "
+            f"{len(missing)} of {len(manifest)} images have no file; first: "
+            f"'{first.path}'. Fix the paths, or drop --on-error fail to keep them as rows "
             "without an embedding."
         )
 
@@ -366,9 +369,15 @@ def _loader(
     )
 
 
-def _errors_of(store: EmbeddingStore, references: Sequence[Reference]) -> dict[str, str]:
-    """Return the error of each image asked for that has one, as the store has them now."""
-    index = store.index()
-    error_of = dict(zip(index["image"].to_pylist(), index["error"].to_pylist(), strict=True))
-    errors = ((reference.image, error_of[reference.image]) for reference in references)
-    return {image: error for image, error in errors if error is not None}
+def _errors_of(store: EmbeddingStore, manifest: Manifest) -> pa.Table:
+    """Return ``image`` and ``error`` of those asked for that have one, as they were asked for."""
+    failed = store.failed()
+    rows = manifest.rows_of(failed["image"])
+    order = np.argsort(rows, kind="stable")
+    return failed.take(pa.array(order[rows[order] >= 0]))
+
+
+def _by_reason(errors: pa.ChunkedArray) -> dict[str, int]:
+    """Count errors, the most frequent first."""
+    counts = {row["values"]: row["counts"] for row in pc.value_counts(errors).to_pylist()}
+    return dict(sorted(counts.items(), key=lambda item: -item[1]))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from twostage.errors import ImageError, ImagesError
 from twostage.images.files import File, RemoteFile
+from twostage.images.manifest import Manifest
 from twostage.images.references import (
     EXTENSIONS,
     TAR_ENDINGS,
@@ -45,6 +46,10 @@ class Place(ABC):
         ImagesError
             If there is none.
         """
+
+    def manifest(self) -> Manifest:
+        """List all images, as `list_images` does, in columns."""
+        return Manifest.of(self.list_images())
 
     @abstractmethod
     def find_images(self, names: Iterable[str]) -> tuple[dict[str, Reference], str | None]:

@@ -211,17 +211,38 @@ class EmbeddingStore:
             lambda listed: self.files.map(read, self._without_replaced(listed))
         )
 
-    def index(self) -> pa.Table:
+    def index(self, columns: Sequence[str] = INDEX_COLUMNS) -> pa.Table:
         """Return all rows without their embeddings, and the part each stands in.
+
+        Parameters
+        ----------
+        columns : sequence of str
+            Which of the columns of `twostage.store.schema.part_schema`.
 
         Returns
         -------
         pyarrow.Table
-            The columns of `twostage.store.schema.part_schema` but ``embedding``, and ``part``.
+            Those columns, and ``part``, as a dictionary.
         """
-        schema = pa.schema([self.schema.field(name) for name in INDEX_COLUMNS])
-        empty = schema.append(pa.field("part", pa.string())).empty_table()
-        return pa.concat_tables([empty, *self.scan(self._index_of)])
+        empty = pa.schema([self.schema.field(name) for name in columns]).empty_table()
+        parts = self.scan(lambda part: (part, self.read_part(part, columns)))
+        rows = pa.concat_tables([empty, *(table.replace_schema_metadata() for _, table in parts)])
+        numbers = np.repeat(
+            np.arange(len(parts), dtype=np.int32), [len(table) for _, table in parts]
+        )
+        names = pa.array([part for part, _ in parts], pa.string())
+        return rows.append_column("part", pa.DictionaryArray.from_arrays(numbers, names))
+
+    def failed(self) -> pa.Table:
+        """Return ``image`` and ``error`` of the rows without an embedding."""
+        columns = ["image", "error"]
+        empty = pa.schema([self.schema.field(name) for name in columns]).empty_table()
+
+        def failed_in(part: str) -> pa.Table:
+            rows = self.read_part(part, columns).replace_schema_metadata()
+            return rows.filter(pc.is_valid(rows["error"]))
+
+        return pa.concat_tables([empty, *self.scan(failed_in)])
 
     def to_pandas(self) -> Any:
         """Return the whole store as a pandas DataFrame, one row per image."""
@@ -533,10 +554,6 @@ class EmbeddingStore:
         with self._opened(part) as file:
             noted = json.loads(file.schema_arrow.metadata.get(REPLACES_KEY, b"[]"))
             return noted if isinstance(noted, list) else []
-
-    def _index_of(self, part: str) -> pa.Table:
-        rows = self.read_part(part, INDEX_COLUMNS).replace_schema_metadata(None)
-        return rows.append_column("part", pa.array([part] * len(rows), pa.string()))
 
     def _read_record(self) -> dict[str, Any]:
         if not self.files.exist():

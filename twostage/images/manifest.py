@@ -1,0 +1,118 @@
+"""The images to embed as columns: ten million of them are some hundred MB, and no objects."""
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
+from itertools import islice
+from typing import Any, overload
+
+import numpy as np
+import pyarrow as pa
+
+from twostage.images.references import Reference, Source
+from twostage.lookup import RowsByName, one_array
+
+_AT_ONCE = 1 << 14
+_SCHEMA = pa.schema(
+    [
+        ("image", pa.large_string()),
+        ("path", pa.large_binary()),  # of the file system, which may have bytes that are no text
+        ("size_bytes", pa.int64()),
+        ("mtime_ns", pa.int64()),
+    ]
+)
+
+
+class Manifest(Sequence[Reference]):
+    """The images to embed: a sequence of references that are made when one looks.
+
+    Parameters
+    ----------
+    columns : pyarrow.Table
+        What `Reference` has of each but its source; ``path`` is null where it is the name below
+        ``root``.
+    root : str
+        A folder, or nothing.
+    sources : mapping of int to Source, optional
+        By row, what reads those that are no local files.
+
+    Attributes
+    ----------
+    columns : pyarrow.Table
+        As given, each in one piece.
+    """
+
+    def __init__(
+        self, columns: pa.Table, root: str = "", sources: Mapping[int, Source] | None = None
+    ):
+        self.columns = columns.combine_chunks()
+        self._root = root
+        self._sources = sources or {}
+
+    @classmethod
+    def of(cls, references: Iterable[Reference], root: str = "") -> "Manifest":
+        """Make the manifest of references; those of an iterator are not kept."""
+        batches: list[pa.RecordBatch] = []
+        sources: dict[int, Source] = {}
+        n_before = 0
+        left = iter(references)
+        while some := list(islice(left, _AT_ONCE)):
+            batches.append(_columns_of(some, root))
+            sources.update(
+                (row, reference.source)
+                for row, reference in enumerate(some, n_before)
+                if reference.source is not None
+            )
+            n_before += len(some)
+        return cls(pa.Table.from_batches(batches, _SCHEMA), root, sources)
+
+    def rows_of(self, images: pa.Array | pa.ChunkedArray) -> np.ndarray:
+        """Find names, see `twostage.lookup.RowsByName.rows_of`."""
+        return self._rows_by_name.rows_of(images)
+
+    @cached_property
+    def _rows_by_name(self) -> RowsByName:
+        return RowsByName(one_array(self.columns["image"]))
+
+    def take(self, rows: np.ndarray) -> "Manifest":
+        """Return the manifest of some rows, which keeps nothing of the others."""
+        sources = {}
+        if self._sources:
+            sources = {i: self._sources[row] for i, row in enumerate(rows) if row in self._sources}
+        return Manifest(self.columns.take(pa.array(rows)), self._root, sources)
+
+    def __len__(self) -> int:
+        return len(self.columns)
+
+    @overload
+    def __getitem__(self, at: int) -> Reference: ...
+
+    @overload
+    def __getitem__(self, at: slice) -> "Manifest": ...
+
+    def __getitem__(self, at: int | slice) -> "Reference | Manifest":
+        rows = range(len(self))[at]
+        if isinstance(rows, range):
+            return self.take(np.arange(rows.start, rows.stop, rows.step))
+        return next(self._references(rows, 1))
+
+    def __iter__(self) -> Iterator[Reference]:
+        for start in range(0, len(self), _AT_ONCE):
+            yield from self._references(start, _AT_ONCE)
+
+    def _references(self, start: int, n_rows: int) -> Iterator[Reference]:
+        columns = self.columns.slice(start, n_rows).to_pydict()
+        values: Iterator[tuple[Any, ...]] = zip(*columns.values(), strict=True)
+        for row, (image, path, size_bytes, mtime_ns) in enumerate(values, start):
+            where = os.path.join(self._root, image) if path is None else os.fsdecode(path)
+            yield Reference(image, where, size_bytes, mtime_ns, self._sources.get(row))
+
+
+def _columns_of(references: Sequence[Reference], root: str) -> pa.RecordBatch:
+    images, paths, sizes, times, _ = zip(*references, strict=True)
+    below = (os.path.join(root, image) for image in images)
+    own = [
+        None if path == usual else os.fsencode(path)
+        for path, usual in zip(paths, below, strict=True)
+    ]
+    return pa.record_batch([images, own, sizes, times], schema=_SCHEMA)
