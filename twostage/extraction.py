@@ -6,7 +6,8 @@ the worker: load, embed, write -> a summary.
 
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +16,6 @@ from typing import Any
 import joblib
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from twostage.backbones.devices import DEVICES
 from twostage.backbones.lazy import LazyBackbone
@@ -213,13 +213,15 @@ precision, preprocessing
     files.check_writable()
     place, note = open_place(images, bytes_column), None
     if names is None:
-        manifest = place.manifest()
+        references: Sequence[Reference] = place.manifest()
     else:
         found, note = place.find_images(names)
-        manifest = Manifest.of({ref.image: ref for ref in found.values()}.values())
-        if not manifest:
+        references = list({reference.image: reference for reference in found.values()}.values())
+        if not references:
             raise ImagesError("The table names no image: its image column is empty.")
-    summary = _embed_into(files, manifest, LazyBackbone(settings, how.device, how.batch_size), how)
+    summary = _embed_into(
+        files, references, LazyBackbone(settings, how.device, how.batch_size), how
+    )
     return replace(summary, note=note)
 
 
@@ -239,19 +241,20 @@ def embed_files(
     key = backbone.spec.key if seen is None else hash_json([backbone.spec.key, seen.digest])
     path = folder / f"{backbone.spec.architecture}-{key}"
     if references or not EmbeddingStore.exists_at(path):
-        _embed_into(open_files(path), Manifest.of(references), backbone, options, is_cache=True)
+        _embed_into(open_files(path), references, backbone, options, is_cache=True)
     return EmbeddingStore(path)
 
 
 def _embed_into(
     files: Files,
-    manifest: Manifest,
+    references: Sequence[Reference],
     backbone: LazyBackbone,
     options: ExtractionOptions,
     is_cache: bool = False,
 ) -> ExtractionSummary:
     """Embed what the store does not hold, part by part."""
     started = time.perf_counter()
+    manifest = Manifest.of(references)
     if options.on_error == "fail":
         _check_all_present(manifest)
     with _opened(files, backbone, wait=is_cache) as store:
@@ -280,21 +283,21 @@ def _embed_into(
         if n_computed:
             throughput = clock.throughput(n_computed, shares_cores=backbone.get().is_on_cpu)
         errors = _errors_of(store, manifest)
-        if len(errors) and not is_cache:
-            _judge(errors, len(manifest), options.on_error)
+        if errors and not is_cache:
+            _judge(errors, len(references), options.on_error)
     return ExtractionSummary(
         store=str(files.where),
         backbone=backbone.spec.name,
         dim=store.dim,
-        n_images=len(manifest),
+        n_images=len(references),
         n_computed=n_computed,
         n_reused=sum(record.n_reused for record in records),
         n_unchanged=plan.n_unchanged,
         n_gone=plan.n_gone,
         n_others=plan.n_others,
         n_errors=len(errors),
-        errors=_by_reason(errors["error"]),
-        first_error=errors["image"][0].as_py() if len(errors) else None,
+        errors=dict(Counter(errors.values()).most_common()),
+        first_error=next(iter(errors), None),
         seconds=time.perf_counter() - started,
         device=backbone.device,
         throughput=throughput,
@@ -330,9 +333,9 @@ def _opened(files: Files, backbone: LazyBackbone, wait: bool) -> Iterator[Embedd
             raise
 
 
-def _judge(errors: pa.Table, n_images: int, on_error: str) -> None:
+def _judge(errors: Mapping[str, str], n_images: int, on_error: str) -> None:
     """Raise ImagesError if no image can be read, or if that was to end the run."""
-    image, error = errors["image"][0], errors["error"][0]
+    image, error = next(iter(errors.items()))
     if len(errors) == n_images:
         raise _NothingReadableError(
             f"None of the {n_images} images can be read; first: '{image}' ({error}). Check the "
@@ -350,9 +353,8 @@ def _check_all_present(manifest: Manifest) -> None:
     if len(missing):
         first = manifest[int(missing[0])]
         raise ImagesError(
-            f"{len(missing)} of {len(manifest)} images have no file; first: "
-            f"'{first.path}'. Fix the paths, or drop --on-error fail to keep them as rows "
-            "without an embedding."
+            f"{len(missing)} of {len(manifest)} images have no file; first: '{first.path}'. Fix "
+            "the paths, or drop --on-error fail to keep them as rows without an embedding."
         )
 
 
@@ -369,15 +371,10 @@ def _loader(
     )
 
 
-def _errors_of(store: EmbeddingStore, manifest: Manifest) -> pa.Table:
-    """Return ``image`` and ``error`` of those asked for that have one, as they were asked for."""
+def _errors_of(store: EmbeddingStore, manifest: Manifest) -> dict[str, str]:
+    """Return the error of each image asked for that has one, as the store has them now."""
     failed = store.failed()
     rows = manifest.rows_of(failed["image"])
     order = np.argsort(rows, kind="stable")
-    return failed.take(pa.array(order[rows[order] >= 0]))
-
-
-def _by_reason(errors: pa.ChunkedArray) -> dict[str, int]:
-    """Count errors, the most frequent first."""
-    counts = {row["values"]: row["counts"] for row in pc.value_counts(errors).to_pylist()}
-    return dict(sorted(counts.items(), key=lambda item: -item[1]))
+    wanted = failed.take(pa.array(order[rows[order] >= 0]))
+    return dict(zip(wanted["image"].to_pylist(), wanted["error"].to_pylist(), strict=True))

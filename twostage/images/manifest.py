@@ -52,6 +52,8 @@ class Manifest(Sequence[Reference]):
     @classmethod
     def of(cls, references: Iterable[Reference], root: str = "") -> "Manifest":
         """Make the manifest of references; those of an iterator are not kept."""
+        if isinstance(references, cls):
+            return references
         batches: list[pa.RecordBatch] = []
         sources: dict[int, Source] = {}
         n_before = 0
