@@ -17,7 +17,7 @@ def rows_of(names, wanted):
 def test_each_name_is_found_whatever_shares_its_hash(monkeypatch, hashed):
     monkeypatch.setattr(
         lookup,
-        "_keys",
+        "keys_of",
         lambda names: np.array([hashed(name) for name in names.to_pylist()], np.int64),
     )
     names = ["b", "aa", "", "ä", "a", "cc"]

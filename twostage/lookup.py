@@ -27,7 +27,7 @@ class RowsByName:
 
     def __init__(self, names: pa.LargeStringArray):
         self._names = names
-        keys = _keys(names)
+        keys = keys_of(names)
         self._rows = np.argsort(keys, kind="stable")
         self._keys = keys[self._rows]
 
@@ -48,7 +48,7 @@ class RowsByName:
         return np.concatenate(parts)
 
     def _rows_of(self, names: pa.LargeStringArray) -> np.ndarray:
-        keys = _keys(names)
+        keys = keys_of(names)
         by_key = np.argsort(keys)  # looked for in this order, memory is walked, not jumped about in
         place = np.empty(len(keys), np.int64)
         place[by_key] = np.searchsorted(self._keys, keys[by_key])
@@ -82,7 +82,7 @@ def as_mask(condition: Any) -> np.ndarray:
     return np.asarray(pc.fill_null(condition, False).to_numpy(zero_copy_only=False), dtype=bool)
 
 
-def _keys(names: pa.LargeStringArray) -> np.ndarray:
+def keys_of(names: pa.Array | pa.ChunkedArray) -> np.ndarray:
     """Hash names, with Python's own hash: it is seeded, so that nobody can make names collide."""
     keys = np.empty(len(names), np.int64)
     for start in range(0, len(names), _HASHED_AT_ONCE):
