@@ -4,13 +4,23 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import islice
+from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from twostage.images.references import Reference, Source
-from twostage.lookup import RowsByName, one_array
+from twostage.errors import ImagesError
+from twostage.images.references import (
+    EXTENSIONS,
+    Reference,
+    Source,
+    check_folder,
+    reference_to,
+    walk,
+)
+from twostage.lookup import RowsByName, as_mask, one_array
 
 _AT_ONCE = 1 << 14
 _SCHEMA = pa.schema(
@@ -76,6 +86,12 @@ class Manifest(Sequence[Reference]):
     def _rows_by_name(self) -> RowsByName:
         return RowsByName(one_array(self.columns["image"]))
 
+    def distinct(self) -> "Manifest":
+        """Return it with the first of the images of each name."""
+        rows = np.arange(len(self))
+        is_first = self.rows_of(self.columns["image"]) == rows
+        return self if is_first.all() else self.take(rows[is_first])
+
     def take(self, rows: np.ndarray) -> "Manifest":
         """Return the manifest of some rows, which keeps nothing of the others."""
         sources = {}
@@ -118,3 +134,32 @@ def _columns_of(references: Sequence[Reference], root: str) -> pa.RecordBatch:
         for path, usual in zip(paths, below, strict=True)
     ]
     return pa.record_batch([images, own, sizes, times], schema=_SCHEMA)
+
+
+def list_images(folder: Path) -> Manifest:
+    """List the image files below a folder, sorted by name; see `twostage.images.references.walk`.
+
+    Raises
+    ------
+    UsageError
+        If the folder does not exist.
+    ImagesError
+        If it holds no image file.
+    """
+    check_folder(folder)
+    root = str(folder)
+    manifest = Manifest.of((reference_to(root, name) for name in walk(folder)), root)
+    if not manifest:
+        raise ImagesError(
+            f"No images in '{folder}': no file below it ends in {', '.join(EXTENSIONS)}. "
+            "Give the folder that holds them."
+        )
+    manifest = manifest.take(pc.sort_indices(manifest.columns["image"]).to_numpy())
+    images = manifest.columns["image"]
+    twice = np.flatnonzero(as_mask(pc.equal(images[1:], images[:-1])))
+    if len(twice):
+        raise ImagesError(
+            f"Two files in '{folder}' would be '{images[twice[0]]}' in a store: one name has these "
+            "letters, the other a byte that is no text. Rename one."
+        )
+    return manifest
