@@ -53,15 +53,12 @@ def names(rows: np.ndarray) -> list[str]:
     return [f"shop-{row // 4096:05d}/photos/item-{row:09d}.jpg" for row in rows.tolist()]
 
 
-def write_manifest(path: Path, n_rows: int) -> None:
-    """Write the columns of a manifest, in which one image in a thousand has changed."""
-    schema = Manifest.of([]).columns.schema
-    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as file:
-        for start in range(0, n_rows, 1 << 16):
-            rows = np.arange(start, min(start + (1 << 16), n_rows))
-            paths = pa.nulls(len(rows), pa.large_binary())
-            columns = [names(rows), paths, 100_000 + (rows % CHANGED == 1), OLD + rows]
-            file.write_batch(pa.record_batch(columns, schema=schema))
+def references(n_rows: int) -> Iterator[Reference]:
+    """Yield what a listing would, in which one image in a thousand has changed."""
+    for start in range(0, n_rows, 1 << 16):
+        rows = np.arange(start, min(start + (1 << 16), n_rows))
+        for row, name in zip(rows.tolist(), names(rows), strict=True):
+            yield Reference(name, f"/data/{name}", 100_000 + (row % CHANGED == 1), OLD + row)
 
 
 def write_store(folder: Path, n_rows: int) -> None:
@@ -119,59 +116,71 @@ def digest_of(plan: Plan) -> str:
     return digest.hexdigest()
 
 
-def decide(way: str, folder: Path) -> dict[str, Any]:
-    """Decide in this process, and say how long each step took."""
-    seconds: dict[str, float] = {}
+def decide(way: str, store_at: Path, n_rows: int) -> dict[str, Any]:
+    """Decide in this process, and say how long each step took and what memory it came to."""
+    steps: dict[str, dict[str, float]] = {}
 
     @contextmanager
-    def timed(step: str) -> Iterator[None]:
-        started = time.perf_counter()
+    def measured(step: str) -> Iterator[None]:
+        started, cpu_started = time.perf_counter(), time.process_time()
         yield
-        seconds[step] = time.perf_counter() - started
+        steps[step] = {
+            "s": time.perf_counter() - started,
+            "cpu_s": time.process_time() - cpu_started,
+            "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        }
 
-    with timed("manifest"):
-        manifest: Any = Manifest(pa.ipc.open_file(str(folder / "manifest.arrow")).read_all())
+    with measured("manifest"):
+        manifest: Any = Manifest.of(references(n_rows), "/data")
         if way == "before":
             manifest = list(manifest)
-    store = EmbeddingStore(folder / "store")
-    with timed("index"):
+    store = EmbeddingStore(store_at)
+    with measured("index"):
         index = store.index(PLANNED_BY) if way == "after" else store.index()
-    with timed("plan"):
+    with measured("plan"):
         if way == "after":
             plan = make_plan(manifest, index, n_parts=store.next_number())
         else:
             plan = plan_before(manifest, index, store.next_number())
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    del index
+    with measured("errors"):
+        failed = store.failed()
+    with measured("contents"):
+        store.whereabouts() if way == "after" else _sizes_by_hash(store.index())
     return {
         "way": way,
-        "rows": len(manifest),
+        "rows": n_rows,
         "parts": len(store.parts()),
         "shards": len(plan.shards),
         "unchanged": plan.n_unchanged,
-        "seconds": seconds,
-        "total": seconds["index"] + seconds["plan"],
-        "peak_mb": peak / 1024,
+        "failed": len(failed),
+        "steps": steps,
         "digest": digest_of(plan),
     }
 
 
-def measure(n_rows: int) -> list[dict[str, Any]]:
-    """Make a manifest and a store, and decide by each way, in a process of its own."""
-    with tempfile.TemporaryDirectory(prefix="twostage-manifest-") as name:
-        folder = Path(name)
-        write_manifest(folder / "manifest.arrow", n_rows)
+def _sizes_by_hash(index: pa.Table) -> dict[str, tuple[int, int]]:
+    columns = ("content_hash", "width", "height", "error")
+    rows = zip(*(index[name].to_pylist() for name in columns), strict=True)
+    return {content_hash: (w, h) for content_hash, w, h, error in rows if error is None}
+
+
+def measure(n_rows: int, scratch: Path) -> list[dict[str, Any]]:
+    """Make a store if it is not there, and decide by each way, in a process of its own."""
+    store_at = scratch / str(n_rows)
+    if not store_at.exists():
         with patch("os.fsync"):  # this store need not outlive a power loss
-            write_store(folder / "store", n_rows)
-        ways = WAYS if n_rows <= MOST_BEFORE else WAYS[:1]
-        found = [_in_a_process(way, folder) for way in ways]
+            write_store(store_at, n_rows)
+    ways = WAYS if n_rows <= MOST_BEFORE else WAYS[:1]
+    found = [_in_a_process(way, store_at, n_rows) for way in ways]
     if len({row["digest"] for row in found}) != 1:
         raise AssertionError("The plans differ.")
     return found
 
 
-def _in_a_process(way: str, folder: Path) -> dict[str, Any]:
-    command = [sys.executable, __file__, "--decide", way, str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+def _in_a_process(way: str, store_at: Path, n_rows: int) -> dict[str, Any]:
+    command = [sys.executable, __file__, "--decide", way, str(store_at), str(n_rows)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     return dict(json.loads(done.stdout))
 
 
@@ -181,35 +190,49 @@ def as_markdown(record: dict[str, Any]) -> str:
         "# Deciding what is missing",
         "",
         "By `benchmarks/manifest.py`: a manifest against a store's parts; one image in "
-        f"{NEW} new, one in {CHANGED:,} changed, one in {FAILED:,} to be tried again. Seconds are "
-        "those of reading the parts and of planning; memory is the peak of the process, with the "
-        "manifest in it. `before` has a Python object per image. Both make the same plan.",
+        f"{NEW} new, one in {CHANGED:,} changed, one in {FAILED:,} to be tried again. Seconds on "
+        "the clock, and in brackets those of the processor, to read the parts and to plan; memory "
+        "is the process' peak by then, with the manifest in it. The last columns are what a run "
+        "does around that: errors are collected at its end, and known contents are for images of "
+        "equal bytes. `before` has a Python object per image. Both make the same plan.",
         "",
-        "| rows | parts | way | read the parts, s | plan, s | together, s | peak MB |",
-        "|---|---|---|---|---|---|---|",
+        "| rows | parts | way | read the parts, s | plan, s | **decided, s** | **peak MB** "
+        "| errors, s | known contents, s | peak MB after all |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in record["results"]:
-        took = row["seconds"]
+        steps = row["steps"]
+        took = {name: _seconds(step["s"], step["cpu_s"]) for name, step in steps.items()}
+        decided = [sum(steps[name][kind] for name in ("index", "plan")) for kind in ("s", "cpu_s")]
         lines.append(
-            f"| {row['rows']:,} | {row['parts']:,} | {row['way']} | {took['index']:.1f} | "
-            f"{took['plan']:.1f} | {row['total']:.1f} | {row['peak_mb']:,.0f} |"
+            f"| {row['rows']:,} | {row['parts']:,} | {row['way']} | {took['index']} | "
+            f"{took['plan']} | {_seconds(*decided)} | {steps['plan']['peak_mb']:,.0f} | "
+            f"{took['errors']} | {took['contents']} | {steps['contents']['peak_mb']:,.0f} |"
         )
     made = ", ".join(f"{name} {found}" for name, found in record["versions"].items())
     return "\n".join([*lines, "", f"{record['machine']}; {made}.", ""])
 
 
+def _seconds(wall: float, cpu: float) -> str:
+    return f"{wall:.1f} ({cpu:.1f})"
+
+
 @click.command()
 @click.option("--rows", multiple=True, type=int, help="Sizes to measure.  [default: all three]")
-@click.option("--decide", "way", nargs=2, type=(click.Choice(WAYS), Path), hidden=True)
-def main(rows: tuple[int, ...], way: tuple[str, Path] | None) -> None:
+@click.option("--scratch", type=Path, help="Where to make stores, and to leave them.")
+@click.option("--decide", "way", nargs=3, type=(click.Choice(WAYS), Path, int), hidden=True)
+def main(rows: tuple[int, ...], scratch: Path | None, way: tuple[str, Path, int] | None) -> None:
     """Measure, and write the artifacts."""
     if way is not None:
         click.echo(json.dumps(decide(*way)))
         return
+    with tempfile.TemporaryDirectory(prefix="twostage-manifest-") as temporary:
+        where = scratch or Path(temporary)
+        results = [row for n_rows in rows or SIZES for row in measure(n_rows, where)]
     record: dict[str, Any] = {
         "machine": f"{platform.system()} {platform.machine()}, {joblib.cpu_count()} cores",
         "versions": {name: version(name) for name in LIBRARIES},
-        "results": [row for n_rows in rows or SIZES for row in measure(n_rows)],
+        "results": results,
     }
     (ARTIFACTS / "manifest.json").write_text(json.dumps(record, indent=1) + "\n")
     (ARTIFACTS / "manifest.md").write_text(as_markdown(record))

@@ -39,8 +39,8 @@ class Manifest(Sequence[Reference]):
     Parameters
     ----------
     columns : pyarrow.Table
-        What `Reference` has of each but its source; ``path`` is null where it is the name below
-        ``root``.
+        What `Reference` has of each but its source, each in one piece; ``path`` is null where it
+        is the name below ``root``.
     root : str
         A folder, or nothing.
     sources : mapping of int to Source, optional
@@ -49,34 +49,55 @@ class Manifest(Sequence[Reference]):
     Attributes
     ----------
     columns : pyarrow.Table
-        As given, each in one piece.
+        As given.
     """
 
     def __init__(
         self, columns: pa.Table, root: str = "", sources: Mapping[int, Source] | None = None
     ):
-        self.columns = columns.combine_chunks()
-        self._root = root
+        self.columns = columns
+        self._start = os.path.join(root, "")
         self._sources = sources or {}
 
     @classmethod
-    def of(cls, references: Iterable[Reference], root: str = "") -> "Manifest":
-        """Make the manifest of references; those of an iterator are not kept."""
+    def of(
+        cls, references: Iterable[Reference], root: str = "", *, in_order: bool = False
+    ) -> "Manifest":
+        """Make the manifest of references; those of an iterator are not kept.
+
+        Parameters
+        ----------
+        references : iterable of Reference
+            The images.
+        root : str
+            Where most of them lie.
+        in_order : bool
+            Whether to put them in the order of their names.
+        """
         if isinstance(references, cls):
             return references
-        batches: list[pa.RecordBatch] = []
+        pieces: list[list[pa.Array]] = [[] for _ in _SCHEMA]
         sources: dict[int, Source] = {}
-        n_before = 0
-        left = iter(references)
+        left, start, n_before = iter(references), os.path.join(root, ""), 0
         while some := list(islice(left, _AT_ONCE)):
-            batches.append(_columns_of(some, root))
+            for piece, values in zip(pieces, _columns_of(some, start), strict=True):
+                piece.append(values)
             sources.update(
                 (row, reference.source)
                 for row, reference in enumerate(some, n_before)
                 if reference.source is not None
             )
             n_before += len(some)
-        return cls(pa.Table.from_batches(batches, _SCHEMA), root, sources)
+        columns = [_in_one(piece, kind) for piece, kind in zip(pieces, _SCHEMA.types, strict=True)]
+        if in_order:
+            order = pc.sort_indices(columns[0])
+            for number in range(len(columns)):  # one after the other: there are never two of all
+                columns[number] = columns[number].take(order)
+            if sources:
+                sources = {
+                    i: sources[row] for i, row in enumerate(order.to_numpy()) if row in sources
+                }
+        return cls(pa.Table.from_arrays(columns, schema=_SCHEMA), root, sources)
 
     def rows_of(self, images: pa.Array | pa.ChunkedArray) -> np.ndarray:
         """Find names, see `twostage.lookup.RowsByName.rows_of`."""
@@ -97,7 +118,7 @@ class Manifest(Sequence[Reference]):
         sources = {}
         if self._sources:
             sources = {i: self._sources[row] for i, row in enumerate(rows) if row in self._sources}
-        return Manifest(self.columns.take(pa.array(rows)), self._root, sources)
+        return Manifest(self.columns.take(pa.array(rows)), self._start, sources)
 
     def __len__(self) -> int:
         return len(self.columns)
@@ -122,18 +143,25 @@ class Manifest(Sequence[Reference]):
         columns = self.columns.slice(start, n_rows).to_pydict()
         values: Iterator[tuple[Any, ...]] = zip(*columns.values(), strict=True)
         for row, (image, path, size_bytes, mtime_ns) in enumerate(values, start):
-            where = os.path.join(self._root, image) if path is None else os.fsdecode(path)
+            where = self._start + image if path is None else os.fsdecode(path)
             yield Reference(image, where, size_bytes, mtime_ns, self._sources.get(row))
 
 
-def _columns_of(references: Sequence[Reference], root: str) -> pa.RecordBatch:
+def _columns_of(references: Sequence[Reference], start: str) -> list[pa.Array]:
     images, paths, sizes, times, _ = zip(*references, strict=True)
-    below = (os.path.join(root, image) for image in images)
     own = [
-        None if path == usual else os.fsencode(path)
-        for path, usual in zip(paths, below, strict=True)
+        None if path == start + image else os.fsencode(path)
+        for image, path in zip(images, paths, strict=True)
     ]
-    return pa.record_batch([images, own, sizes, times], schema=_SCHEMA)
+    columns = (images, own, sizes, times)
+    return [pa.array(*column) for column in zip(columns, _SCHEMA.types, strict=True)]
+
+
+def _in_one(pieces: list[pa.Array], kind: pa.DataType) -> pa.Array:
+    """Put the pieces of a column together, and let go of them."""
+    whole = pa.concat_arrays([pa.nulls(0, kind), *pieces])
+    pieces.clear()
+    return whole
 
 
 def list_images(folder: Path) -> Manifest:
@@ -148,13 +176,13 @@ def list_images(folder: Path) -> Manifest:
     """
     check_folder(folder)
     root = str(folder)
-    manifest = Manifest.of((reference_to(root, name) for name in walk(folder)), root)
+    found = (reference_to(root, name) for name in walk(folder))
+    manifest = Manifest.of(found, root, in_order=True)
     if not manifest:
         raise ImagesError(
             f"No images in '{folder}': no file below it ends in {', '.join(EXTENSIONS)}. "
             "Give the folder that holds them."
         )
-    manifest = manifest.take(pc.sort_indices(manifest.columns["image"]).to_numpy())
     images = manifest.columns["image"]
     twice = np.flatnonzero(as_mask(pc.equal(images[1:], images[:-1])))
     if len(twice):
