@@ -26,6 +26,7 @@ FLOORS = [
         "demo",
         "bootstrap",
         "gradients",
+        "lookup",
     ],
     ["splits", "weighted", "targets", "recipes", "features", "ridge", "saving", "seen", "remote"],
     ["images", "backbones", "store", "table", "blocks", "heads", "executors", "metrics"],
