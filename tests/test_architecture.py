@@ -26,6 +26,7 @@ FLOORS = [
         "demo",
         "bootstrap",
         "gradients",
+        "lookup",
         "recipes",
         "features",
     ],
