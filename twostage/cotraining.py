@@ -4,8 +4,10 @@
 folder with the backbone and what the network became.
 """
 
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +37,8 @@ from twostage.training.workspace import workspace_of
 
 if TYPE_CHECKING:
     from twostage.training.trainer import Trainer
+
+log = logging.getLogger("twostage")
 
 _LEAST_LIKELIHOOD = 1e-7
 
@@ -148,9 +152,10 @@ def cotrain(
             "n_trained": len(what.train),
             "n_validation": len(what.validation),
             "best_epoch": course.best_epoch,
-            "stopped": course.stopped,
             "settings": asdict(how),
         }
+        if course.stopped:
+            log.info("Ended early: %s.", course.stopped)
         files = history_files(course, "r2" if what.rows.n_classes is None else "auc")
         seen = with_parents(_seen(what.rows, group), parent.seen(), group)
         weights = NetworkWeights(lesson.top.weights())
@@ -270,12 +275,12 @@ class _Lesson:
     validation: np.ndarray
     pooling: str
 
-    @property
+    @cached_property
     def train_images(self) -> np.ndarray:
         """Images of the rows to learn from."""
         return self._images_of(self.train)
 
-    @property
+    @cached_property
     def validation_images(self) -> np.ndarray:
         """Images of the rows to choose the epoch by."""
         return self._images_of(self.validation)
