@@ -21,14 +21,15 @@ class RowsByName:
 
     Notes
     -----
-    It keeps 16 bytes per name beside the names: their hashes in order, and the row of each. That
+    It keeps 12 bytes per name beside the names: their hashes in order, and the row of each. That
     two names share a hash does no harm, for the names themselves are compared.
     """
 
     def __init__(self, names: pa.LargeStringArray):
         self._names = names
         keys = keys_of(names)
-        self._rows = np.argsort(keys, kind="stable")
+        kind = np.int32 if len(names) < 1 << 31 else np.int64
+        self._rows = np.argsort(keys, kind="stable").astype(kind)
         self._keys = keys[self._rows]
 
     def rows_of(self, names: pa.Array | pa.ChunkedArray) -> np.ndarray:
