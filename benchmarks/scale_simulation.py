@@ -2,8 +2,8 @@
 
     python benchmarks/scale_simulation.py
 
-Rates of a core come from artifacts/extraction.json, sizes of embeddings from artifacts/storage.json.
-What could not be measured here (a GPU, an object store, prices) is assumed, and stands in ASSUMED.
+Rates of a core come from artifacts/extraction.json, sizes from artifacts/storage.json. What could
+not be measured here (a GPU, an object store, prices) is assumed, and stands in ASSUMED.
 `bounds` is the formula; `Simulation` follows each image through a cluster: the request, the wait
 for its answer, the machine's network, a core that decodes, a core or GPU that embeds a batch.
 Results go to artifacts/scale.json and .md; docs/scale.md shows the tables.
@@ -258,7 +258,7 @@ def measured() -> dict[str, Any]:
 
 
 def costs(found: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return what numbers of images cost: on cores alone, and with GPUs beside cores that decode."""
+    """Return what numbers of images cost, on cores alone and with GPUs beside them."""
     on_cores = {name: (s["end_to_end_s"], 0.0) for name, s in found["core_s"].items()}
     on_gpus = {
         f"{name}, GPU": (found["decode_s"], 1 / per_s)
@@ -408,8 +408,8 @@ def as_markdown(record: dict[str, Any]) -> str:
             "",
             *check_table(record["checks"]),
             "",
-            f"A billion images on {LOSING_NODES} machines: {lost['undisturbed_h']:.1f} h; with "
-            f"losses {lost['formula_h']:.1f} h by the formula, {lost['simulated_h']:.1f} h "
+            f"A billion images on {LOSING_NODES} machines: {lost['undisturbed_h']:.3f} h; with "
+            f"losses {lost['formula_h']:.3f} h by the formula, {lost['simulated_h']:.3f} h "
             "simulated.",
             "",
         ]
