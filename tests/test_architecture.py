@@ -27,6 +27,7 @@ FLOORS = [
         "bootstrap",
         "gradients",
         "lookup",
+        "memory",
     ],
     ["splits", "weighted", "targets", "recipes", "features", "ridge", "saving", "seen", "remote"],
     ["images", "backbones", "store", "table", "blocks", "heads", "executors", "metrics"],
