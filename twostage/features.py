@@ -5,6 +5,8 @@ from itertools import pairwise
 
 import numpy as np
 
+NO_WORD, UNKNOWN, FIRST_WORD = 0, 1, 2  # among the numbers of words
+
 
 @dataclass(frozen=True)
 class Tokens:

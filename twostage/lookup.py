@@ -75,7 +75,10 @@ def pieces(names: pa.Array | pa.ChunkedArray) -> Iterator[pa.LargeStringArray]:
 def one_array(names: pa.Array | pa.ChunkedArray) -> pa.LargeStringArray:
     """Return strings as one array, however many bytes they have together."""
     names = names.cast(pa.large_string())
-    return names.combine_chunks() if isinstance(names, pa.ChunkedArray) else names
+    if isinstance(names, pa.Array):
+        return names
+    # Arrow copies a single chunk too: of ten million names, hundreds of MB.
+    return names.chunk(0) if names.num_chunks == 1 else names.combine_chunks()
 
 
 def as_mask(condition: Any) -> np.ndarray:

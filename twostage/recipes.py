@@ -9,7 +9,8 @@ from twostage.errors import UsageError
 SCALINGS = ("standard", "minmax", "robust", "quantile", "none")
 CATEGORY_ENCODINGS = ("onehot", "ordinal", "target", "native")
 BLOCK_ENCODINGS = ("raw", "pca", "probe")
-TEXT_ENCODINGS = ("components", "words")
+COMPONENTS, WORDS = "components", "words"
+TEXT_ENCODINGS = (COMPONENTS, WORDS)
 SEQUENCE_ENCODINGS = ("summary", "steps")
 AUTO = "auto"
 
@@ -41,6 +42,10 @@ class Recipe:
         What a head sees of a text: its components, a block, and their score; or its words.
     sequences : {"summary", "steps"}
         What a head sees of a sequence: numbers that describe each channel, a block; or its steps.
+    stop_words : "english", path or None
+        Words that texts are read without; see `twostage.table.tokens.stop_words_of`.
+    word_vectors : path or None
+        A file of what words mean, for heads that read words; see `twostage.table.word_vectors`.
     """
 
     scaling: str = "none"
@@ -51,8 +56,10 @@ class Recipe:
     n_components: int = 30
     few: int = 30
     has_splines: bool = False
-    texts: str = "components"
+    texts: str = COMPONENTS
     sequences: str = "summary"
+    stop_words: str | None = None
+    word_vectors: str | None = None
 
     def __post_init__(self) -> None:
         for name, value, choices in (
