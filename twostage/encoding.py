@@ -10,11 +10,11 @@ import pandas as pd
 
 from twostage.blocks import BlockEncoder
 from twostage.errors import DataError
-from twostage.features import Features, Steps
+from twostage.features import Features, Steps, Tokens
 from twostage.joins import ImageBlock, embedding_names
 from twostage.opening.files import read_json
 from twostage.opening.records import checked
-from twostage.recipes import Recipe
+from twostage.recipes import WORDS, Recipe
 from twostage.ridge import outputs_of
 from twostage.rows import TrainingRows
 from twostage.saving import to_json
@@ -24,6 +24,7 @@ from twostage.table.roles import SEQUENCE, TEXT, VECTOR, Column
 from twostage.table.sequences import StepsEncoder, SummaryEncoder
 from twostage.table.text import TextEncoder
 from twostage.table.vectors import vectors_in
+from twostage.table.words import WordEncoder
 
 _RECORD = "encoding.json"
 _TABLE_FOLDER = "table"
@@ -37,6 +38,7 @@ class _Record:
     widths: dict[str, int]
     counts: dict[str, str]
     blocks: dict[str, dict[str, Any]]
+    words: list[str] = field(default_factory=list)
     summaries: dict[str, SummaryEncoder] = field(default_factory=dict)
     steps: dict[str, StepsEncoder] = field(default_factory=dict)
 
@@ -50,7 +52,7 @@ class FeatureEncoder:
     table : TableEncoder
         Of numbers, categories and dates.
     texts : dict of str to TextEncoder
-        By column.
+        By column, for heads that see components of texts.
     widths : dict of str to int
         Of each block, by column: images, then vectors, then summaries of sequences, then texts.
     blocks : dict of str to BlockEncoder
@@ -58,6 +60,8 @@ class FeatureEncoder:
     counts : dict of str to str
         Image columns whose number of images is a feature ("n_images"), or whether there is any
         ("has_image"): where that differs between rows.
+    words : dict of str to WordEncoder
+        By column, for heads that read texts.
     summaries : dict of str to SummaryEncoder
         Of sequences whose head sees numbers that describe them, by column.
     steps : dict of str to StepsEncoder
@@ -69,6 +73,7 @@ class FeatureEncoder:
     widths: dict[str, int]
     blocks: dict[str, BlockEncoder]
     counts: dict[str, str]
+    words: dict[str, WordEncoder] = field(default_factory=dict)
     summaries: dict[str, SummaryEncoder] = field(default_factory=dict)
     steps: dict[str, StepsEncoder] = field(default_factory=dict)
 
@@ -122,16 +127,18 @@ class FeatureEncoder:
             random_state=random_state,
         )
         beside = [encoded, *_counted(rows.blocks, counts)]
-        for column in columns:
-            if column.role == TEXT:
-                texts[column.name], matrices[column.name], scores = TextEncoder.fit_transform(
-                    rows.frame[column.name],
-                    outputs_of(rows.y, rows.n_classes),
-                    folds,
-                    random_state=random_state,
-                    sample_weight=rows.sample_weight,
-                )
-                beside.append(scores)
+        of_text = [column.name for column in columns if column.role == TEXT]
+        reads_words = recipe.texts == WORDS
+        words, tokens = _fit_words(rows.frame[of_text if reads_words else []])
+        for name in [] if reads_words else of_text:
+            texts[name], matrices[name], scores = TextEncoder.fit_transform(
+                rows.frame[name],
+                outputs_of(rows.y, rows.n_classes),
+                folds,
+                random_state=random_state,
+                sample_weight=rows.sample_weight,
+            )
+            beside.append(scores)
         blocks: dict[str, BlockEncoder] = {}
         found: list[np.ndarray] = []
         n_each = max(1, recipe.n_components // max(1, len(matrices)))
@@ -146,13 +153,14 @@ class FeatureEncoder:
             )
             found += block_features
         widths = {name: matrix.shape[1] for name, matrix in matrices.items()}
-        encoder = cls(table, texts, widths, blocks, counts, summaries, steps)
+        encoder = cls(table, texts, widths, blocks, counts, words, summaries, steps)
         return encoder, Features(
             _stacked(beside),
             codes,
             table.cardinalities,
             tuple(found),
-            sequences=encoder._followed(rows.frame),
+            tokens,
+            encoder._followed(rows.frame),
         )
 
     def transform(self, frame: pd.DataFrame, images: Mapping[str, ImageBlock]) -> Features:
@@ -189,7 +197,8 @@ class FeatureEncoder:
             codes,
             self.table.cardinalities,
             tuple(found),
-            sequences=self._followed(frame),
+            tuple(words.transform(frame[name]) for name, words in self.words.items()),
+            self._followed(frame),
         )
 
     def feature_names(self) -> list[str]:
@@ -214,6 +223,8 @@ class FeatureEncoder:
         self.table.save(folder / _TABLE_FOLDER)
         for number, text in enumerate(self.texts.values()):
             text.save(folder, f"text-{number}")
+        for number, words in enumerate(self.words.values()):
+            words.save(folder, f"words-{number}")
         record: dict[str, Any] = {
             "texts": list(self.texts),
             "widths": self.widths,
@@ -222,6 +233,7 @@ class FeatureEncoder:
                 name: encoder.save(folder, f"block-{number}")
                 for number, (name, encoder) in enumerate(self.blocks.items())
             },
+            "words": list(self.words),
             "summaries": {name: asdict(summary) for name, summary in self.summaries.items()},
             "steps": {name: asdict(steps) for name, steps in self.steps.items()},
         }
@@ -248,6 +260,10 @@ class FeatureEncoder:
                 for number, (name, saved) in enumerate(record.blocks.items())
             },
             record.counts,
+            {
+                name: WordEncoder.load(folder, f"words-{number}")
+                for number, name in enumerate(record.words)
+            },
             record.summaries,
             record.steps,
         )
@@ -265,6 +281,13 @@ def _sequence_encoders(
     if recipe.sequences == "steps":
         return {name: StepsEncoder.fit(frame[name], n) for name, n in channels.items()}, {}
     return {}, {name: SummaryEncoder.fit(frame[name], n) for name, n in channels.items()}
+
+
+def _fit_words(frame: pd.DataFrame) -> tuple[dict[str, WordEncoder], tuple[Tokens, ...]]:
+    """Learn the words of text columns, and number them."""
+    fitted = {name: WordEncoder.fit_transform(frame[name]) for name in frame.columns}
+    encoders = {name: encoder for name, (encoder, _) in fitted.items()}
+    return encoders, tuple(tokens for _, tokens in fitted.values())
 
 
 def _counts(images: Mapping[str, ImageBlock], recipe: Recipe) -> dict[str, str]:

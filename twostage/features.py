@@ -5,6 +5,8 @@ from itertools import pairwise
 
 import numpy as np
 
+NO_WORD, UNKNOWN = 0, 1  # among the numbers of words
+
 
 @dataclass(frozen=True)
 class Tokens:

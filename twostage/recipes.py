@@ -9,7 +9,8 @@ from twostage.errors import UsageError
 SCALINGS = ("standard", "minmax", "robust", "quantile", "none")
 CATEGORY_ENCODINGS = ("onehot", "ordinal", "target", "native")
 BLOCK_ENCODINGS = ("raw", "pca", "probe")
-TEXT_ENCODINGS = ("components", "words")
+COMPONENTS, WORDS = "components", "words"
+TEXT_ENCODINGS = (COMPONENTS, WORDS)
 SEQUENCE_ENCODINGS = ("summary", "steps")
 AUTO = "auto"
 
@@ -51,7 +52,7 @@ class Recipe:
     n_components: int = 30
     few: int = 30
     has_splines: bool = False
-    texts: str = "components"
+    texts: str = COMPONENTS
     sequences: str = "summary"
 
     def __post_init__(self) -> None:

@@ -19,9 +19,10 @@ _CLASSES = {
     "linear": ("linear", "LinearHead"),
     "random-forest": ("forest", "ForestHead"),
     "svm": ("svm", "SVMHead"),
+    "joint": ("joint", "JointHead"),
     OWN_ESTIMATOR: ("scikit", "ScikitHead"),
 }
-HEADS = ("lightgbm", "keras", "linear", "random-forest", "svm", "blend")
+HEADS = ("lightgbm", "keras", "linear", "random-forest", "svm", "joint", "blend")
 __all__ = [
     "HEADS",
     "OWN_ESTIMATOR",

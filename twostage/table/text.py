@@ -12,6 +12,7 @@ from sklearn.linear_model import Ridge
 from twostage.errors import DataError, ModelError
 from twostage.ridge import Folds, is_untaught
 from twostage.saving import dump, load
+from twostage.table.words import texts_in
 
 _N_COMPONENTS = 200
 _MAX_FEATURES = 20_000  # as good as 50,000 on reviews, and 60 % smaller to store
@@ -85,7 +86,7 @@ class TextEncoder:
         """
         vectorizer = _vectorizer(2 if len(values) >= _FEW_TEXTS else 1)
         try:
-            words = vectorizer.fit_transform(_texts(values))
+            words = vectorizer.fit_transform(texts_in(values))
         except ValueError as error:
             raise DataError(
                 f"Column '{values.name}' is taken as text, but has no words to learn from. Give it "
@@ -117,7 +118,7 @@ class TextEncoder:
         """
         if len(values) == 0:  # which scikit-learn refuses
             return np.empty((0, self.width), np.float32), np.empty((0, self.n_outputs), np.float32)
-        words = self.vectorizer.transform(_texts(values))
+        words = self.vectorizer.transform(texts_in(values))
         return np.asarray(self.svd.transform(words), np.float32), _scores(self.probe, words)
 
     def save(self, folder: Path, name: str) -> None:
@@ -167,10 +168,6 @@ def _vectorizer(min_df: int) -> TfidfVectorizer:
         max_features=_MAX_FEATURES,
         dtype=np.float32,
     )
-
-
-def _texts(values: pd.Series) -> list[str]:
-    return values.astype(object).where(values.notna(), "").astype(str).tolist()
 
 
 def _fit_probe(
