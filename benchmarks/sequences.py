@@ -60,7 +60,9 @@ def vowels(data: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     folder = data / "japanese_vowels"
     table, long = (pd.read_csv(folder / f"{name}.csv") for name in ("table", "sequences"))
     joined = attach_sequences(table, long, id="id", step="step")[["split", TARGET, "sequence"]]
-    return tuple(joined[joined["split"] == part].drop(columns="split") for part in ("train", "test"))
+    return tuple(
+        joined[joined["split"] == part].drop(columns="split") for part in ("train", "test")
+    )
 
 
 def scored(train: pd.DataFrame, test: pd.DataFrame, target: str, **how: Any) -> dict[str, Any]:
@@ -272,12 +274,12 @@ def _task_lines(name: str, found: dict[str, Any], n_repeats: int) -> list[str]:
     def shown(one: dict[str, float]) -> str:
         return f"{one['value']:.3f} ({one['low']:.3f} to {one['high']:.3f})"
 
-    lines = [
+    return [
         "",
         f"## Generated: {name}",
         "",
-        f"{N_TRAIN:,} training and {N_TEST:,} test rows, {n_repeats} repeats, 95% intervals; GRU of "
-        "32 units.",
+        f"{N_TRAIN:,} training and {N_TEST:,} test rows, {n_repeats} repeats, 95% intervals; GRU "
+        "of 32 units.",
         "",
         "| arm | accuracy |",
         "|---|---|",
@@ -287,7 +289,6 @@ def _task_lines(name: str, found: dict[str, Any], n_repeats: int) -> list[str]:
         "|---|---|",
         *(f"| {pair} | {shown(one)} |" for pair, one in found["differences"].items()),
     ]
-    return lines
 
 
 def _machine() -> dict[str, Any]:

@@ -23,6 +23,7 @@ from twostage.table.encoding import TableEncoder
 from twostage.table.roles import SEQUENCE, TEXT, VECTOR, Column
 from twostage.table.sequences import StepsEncoder, SummaryEncoder
 from twostage.table.text import TextEncoder
+from twostage.table.tokens import stop_words_of
 from twostage.table.vectors import vectors_in
 from twostage.table.words import WordEncoder
 
@@ -129,7 +130,10 @@ class FeatureEncoder:
         beside = [encoded, *_counted(rows.blocks, counts)]
         of_text = [column.name for column in columns if column.role == TEXT]
         reads_words = recipe.texts == WORDS
-        words, tokens = _fit_words(rows.frame[of_text if reads_words else []])
+        stop_words = stop_words_of(recipe.stop_words)
+        words, tokens = _fit_words(
+            rows.frame[of_text if reads_words else []], stop_words, recipe.word_vectors
+        )
         for name in [] if reads_words else of_text:
             texts[name], matrices[name], scores = TextEncoder.fit_transform(
                 rows.frame[name],
@@ -137,6 +141,7 @@ class FeatureEncoder:
                 folds,
                 random_state=random_state,
                 sample_weight=rows.sample_weight,
+                stop_words=stop_words,
             )
             beside.append(scores)
         blocks: dict[str, BlockEncoder] = {}
@@ -283,9 +288,14 @@ def _sequence_encoders(
     return {}, {name: SummaryEncoder.fit(frame[name], n) for name, n in channels.items()}
 
 
-def _fit_words(frame: pd.DataFrame) -> tuple[dict[str, WordEncoder], tuple[Tokens, ...]]:
+def _fit_words(
+    frame: pd.DataFrame, stop_words: frozenset[str], vectors: str | None
+) -> tuple[dict[str, WordEncoder], tuple[Tokens, ...]]:
     """Learn the words of text columns, and number them."""
-    fitted = {name: WordEncoder.fit_transform(frame[name]) for name in frame.columns}
+    fitted = {
+        name: WordEncoder.fit_transform(frame[name], stop_words=stop_words, vectors=vectors)
+        for name in frame.columns
+    }
     encoders = {name: encoder for name, (encoder, _) in fitted.items()}
     return encoders, tuple(tokens for _, tokens in fitted.values())
 
