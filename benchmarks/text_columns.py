@@ -53,7 +53,6 @@ def ours(
         metrics=["auc"],
         n_folds=n_folds,
         importance=False,
-        n_jobs=1,
     )
     results = pd.read_parquet(folder / name / "results.parquet")
     found = pd.read_parquet(folder / name / "oof.parquet")
@@ -95,9 +94,11 @@ def as_folds(found: pd.DataFrame, groups: pd.Series) -> Folds:
 
 def compare(table: pd.DataFrame, folder: Path, n_folds: int) -> dict[str, Any]:
     """Return the scores of all arms, and how the joint head differs from each."""
-    made = {TABLE_ALONE: ours(table, folder, "lightgbm", n_folds, has_texts=False)}
+    made = {
+        TABLE_ALONE: ours(table, folder, "lightgbm", n_folds, has_texts=False),
+        JOINT: ours(table, folder, "joint", n_folds, has_texts=True),
+    }
     made[TFIDF] = usual(table, made[TABLE_ALONE])
-    made[JOINT] = ours(table, folder, "joint", n_folds, has_texts=True)
     groups = pd.Series(pd.factorize(table[GROUP])[0])
     auc = METRICS["auc"]
     folds = {name: as_folds(found, groups) for name, found in made.items()}

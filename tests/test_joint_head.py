@@ -220,6 +220,7 @@ def _run(*arguments):
         (["--head", "joint", "--stop-words", "german"], 2, "there is no 'german'"),
         (["--head", "joint", "--text-encoder", "gru"], 2, "'gru' is not one of"),
         (["--head", "joint", "--word-vectors", "table.csv"], 1, "can't be read as word vectors"),
+        (["--ignore", "review", "--stop-words", "english"], 2, "the table has no column of text"),
     ],
 )
 def test_what_a_head_can_not_do_is_said(table, monkeypatch, arguments, code, said):
@@ -257,7 +258,7 @@ def test_commands_fit_predict_and_compare(table, monkeypatch):
     loaded = twostage.load_model("model")
     assert loaded.get_params()["word_vectors"] == "words.vec"
     assert (loaded.predict(frame) == predicted).all()
-    rest = ["--heads", "joint,lightgbm", "--folds", "2", "--n-jobs", "1", "--no-importance"]
+    rest = ["--heads", "lightgbm,joint", "--folds", "2", "--n-jobs", "1", "--no-importance"]
     result = _run("benchmark", *common, *words, *rest, "-o", "results")
     assert result.exit_code == 0, result.output
     assert "joint, table" in result.output
