@@ -126,6 +126,8 @@ def outputs_of(network: Any, features: Features, *, is_compiled: bool = False) -
         return np.asarray(ops.convert_to_numpy(network(piece, training=False)))
 
     inputs = arrays_of(features)
+    if len(features) == 0:  # not every layer takes no rows
+        inputs = [np.zeros((1, *part.shape[1:]), part.dtype) for part in inputs]
     starts = range(0, max(1, len(features)), _CHUNK)
     pieces = [[part[start : start + _CHUNK] for part in inputs] for start in starts]
-    return np.concatenate([run(piece) for piece in pieces])
+    return np.concatenate([run(piece) for piece in pieces])[: len(features)]
