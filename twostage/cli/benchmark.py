@@ -24,11 +24,13 @@ from twostage.cli.options import (
     random_state_option,
     recipe_options,
     role_options,
+    sequence_options,
     target_from_folder_option,
     task_options,
     tune_option,
 )
 from twostage.cli.output import UNREADABLE, plural, print_json, print_result, say
+from twostage.cli.sequences import join_to_learn
 from twostage.errors import UsageError
 
 if TYPE_CHECKING:
@@ -123,6 +125,7 @@ if TYPE_CHECKING:
     help="Processes, which share the cores; one per core by default. Scores do not depend on it.",
 )
 @role_options
+@sequence_options
 @recipe_options
 @random_state_option
 @quiet_option
@@ -155,7 +158,8 @@ def benchmark(
     else:
         frame = read_table(str(table))
     common = options | _AS_IN_FIT | dict.fromkeys(NETWORK)
-    settings = dict(vars(fit_settings(common, target_from_folder)))
+    frame, chosen = join_to_learn(frame, fit_settings(common, target_from_folder), options, quiet)
+    settings = dict(vars(chosen))
     for name in ("head", "features", "n_jobs"):
         del settings[name]
     given = [name for name in (options["features"] or "").split(",") if name]
@@ -359,8 +363,10 @@ def _check_combination(
     if options["split"] and (options["n_folds"] or options["n_repeats"] > 1):
         raise UsageError("--split says which folds there are; leave --folds and --repeats out.")
     if target_from_folder:
-        if table or options["target"] or options["image_col"]:
-            raise UsageError("--target-from-folder goes without --table, --target, --image-col.")
+        if table or options["target"] or options["image_col"] or options["sequences"]:
+            raise UsageError(
+                "--target-from-folder goes without --table, --target, --image-col, --sequences."
+            )
         return
     if not table or not options["target"]:
         raise UsageError("Give --table and --target, or --target-from-folder without a table.")

@@ -138,7 +138,55 @@ role_options = together(
     click.option(
         "--vector", multiple=True, metavar="COL", help="Take it as ready vectors: lists of numbers."
     ),
+    click.option(
+        "--sequence",
+        multiple=True,
+        metavar="COL",
+        help="Take it as sequences: lists of numbers, or of steps of several.",
+    ),
     click.option("--ignore", multiple=True, metavar="COL", help="Leave it out."),
+)
+ROLES = ("numeric", "categorical", "date", "text", "vector", "sequence", "ignore")
+
+long_option = click.option(
+    "--sequences",
+    type=TABLE,
+    metavar="FILE",
+    help="A long table, CSV or Parquet, with a row per step: joined to the table as a column of "
+    "sequences.",
+)
+slower_option = click.option(
+    "--slower",
+    type=TABLE,
+    metavar="FILE",
+    help="A second long table, measured less often: its columns become channels, aligned in time.",
+)
+sequence_options = together(
+    long_option,
+    click.option(
+        "--sequence-id", metavar="COL", help="Its column of ids, called so in the table too."
+    ),
+    click.option("--step", metavar="COL", help="Its column of the steps' order: numbers or dates."),
+    click.option(
+        "--channel",
+        multiple=True,
+        metavar="COL",
+        help="Its columns that are channels; by default all others of numbers.",
+    ),
+    slower_option,
+    click.option(
+        "--slower-channel",
+        multiple=True,
+        metavar="COL",
+        help="Columns of that which are channels; by default all others of numbers.",
+    ),
+    click.option(
+        "--align",
+        type=click.Choice(["asof", "linear"]),
+        default="asof",
+        show_default=True,
+        help="What it says at a step: its last value by then, or what is on the line to the next.",
+    ),
 )
 
 NETWORK = ("fusion", "text_encoder", "sequence_encoder")  # parameters of the head joint
