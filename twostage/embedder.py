@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from numbers import Integral
+from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -21,6 +22,8 @@ from sklearn.utils.validation import (
 
 from twostage.backbones.spec import BackboneSettings, BackboneSpec
 from twostage.cache import embed_through_cache
+from twostage.encoders.folder import find_encoder
+from twostage.encoders.spec import AnySpec, EncoderSpec
 from twostage.errors import DataError, ImagesError
 from twostage.extraction import ExtractionOptions
 from twostage.joins import ImageBlock, embedding_names
@@ -66,11 +69,16 @@ class BackboneParameters:
             preprocessing=self.preprocessing,
         )
 
+    def _wanted(self) -> BackboneSettings | EncoderSpec:
+        """Return what is to embed: a backbone, or the encoder whose folder it is."""
+        found = find_encoder(self.backbone) if Path(self.backbone).is_dir() else None
+        return self._backbone_settings() if found is None else found.spec
+
     def _blocks(
         self,
         frame: pd.DataFrame,
         columns: Sequence[str],
-        wanted: BackboneSettings | BackboneSpec,
+        wanted: BackboneSettings | AnySpec,
         pooling: str = "mean",
     ) -> tuple[dict[str, ImageBlock], EmbeddingStore | None]:
         """Return the embeddings of image columns, and the store that they are from."""

@@ -12,10 +12,12 @@ from twostage.cli.options import (
     backbone_options,
     json_option,
     quiet_option,
+    refuse_given,
     run_options,
     variant_options,
 )
 from twostage.cli.output import UNREADABLE, plural, print_json, print_result, told
+from twostage.contents import TEXT
 from twostage.errors import UsageError
 
 if TYPE_CHECKING:
@@ -42,6 +44,13 @@ _LEAST_TO_TELL = 256  # images: fewer say little about a rate
     "bytes_column",
     metavar="COL",
     help="Of a Parquet file as IMAGES: its column of image bytes, if several could be it.",
+)
+@click.option(
+    "--text-col",
+    "text",
+    metavar="COL",
+    help="Embed the texts of this column: IMAGES is then a CSV or Parquet table, and --backbone "
+    "the folder of an encoder that 'twostage finetune --text' made.",
 )
 @backbone_options
 @variant_options
@@ -74,11 +83,12 @@ def extract(
     store: str,
     table: str | None,
     image_col: tuple[str, ...],
+    text: str | None,
     quiet: bool,
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Embed IMAGES into a store.
+    """Embed IMAGES, or the texts of a table, into a store.
 
     IMAGES is a folder, walked recursively; or a list of files, a tar or tars
     (shards-{000..012}.tar), a Parquet file with a column of image bytes, or the URL of such
@@ -92,7 +102,10 @@ def extract(
 
     names = _names(table, image_col)
     with told(quiet) as progress:
-        summary = run(images, store, names=names, progress=progress, **options)
+        if text is not None:
+            summary = _extract_values(ctx, images, store, text, options | {"progress": progress})
+        else:
+            summary = run(images, store, names=names, progress=progress, **options)
     if as_json:
         print_json(asdict(summary))
     else:
@@ -101,17 +114,37 @@ def extract(
         ctx.exit(UNREADABLE)
 
 
+_OF_VALUES = {
+    *("images", "store", "text", "backbone", "dtype", "batch_size", "device", "on_error"),
+    *("retry_errors", "verify", "quiet", "as_json"),
+}
+
+
+def _extract_values(
+    ctx: click.Context, table: str, store: str, column: str, options: dict[str, Any]
+) -> "ExtractionSummary":
+    """Embed the texts of a table's column."""
+    from twostage.extraction import extract_values
+    from twostage.table.files import read_table, require_column
+
+    refuse_given(ctx, _OF_VALUES, "images alone, and --text-col is given")
+    wanted = {name: value for name, value in options.items() if name in {*_OF_VALUES, "progress"}}
+    frame = read_table(table)
+    return extract_values(require_column(frame, column, "text"), store, kind=TEXT, **wanted)
+
+
 def describe(summary: "ExtractionSummary") -> str:
     """Put a summary in words."""
+    kind = summary.kind
     done = [f"{summary.n_computed:,} embedded now"]
     if summary.n_reused:
-        done.append(f"{summary.n_reused:,} taken from images of equal bytes")
+        done.append(f"{summary.n_reused:,} taken from {kind}s of equal bytes")
     done.append(f"{summary.n_unchanged:,} unchanged")
     rate = ""
     if summary.n_computed:
-        rate = f" ({summary.n_computed / summary.seconds:.0f} images/s)"
+        rate = f" ({summary.n_computed / summary.seconds:.0f} {kind}s/s)"
     lines = [
-        f"{summary.store}: {plural(summary.n_images, 'image')}, {', '.join(done)}; "
+        f"{summary.store}: {plural(summary.n_images, kind)}, {', '.join(done)}; "
         f"{summary.backbone}, {summary.dim} numbers each; {summary.seconds:.1f} s{rate}."
     ]
     if summary.throughput and summary.n_computed >= _LEAST_TO_TELL:
@@ -121,13 +154,13 @@ def describe(summary: "ExtractionSummary") -> str:
     if summary.n_errors:
         reasons = ", ".join(f"{n:,} {reason}" for reason, n in summary.errors.items())
         lines.append(
-            f"{plural(summary.n_errors, 'image')} could not be used: {reasons}; first: "
+            f"{plural(summary.n_errors, kind)} could not be used: {reasons}; first: "
             f"'{summary.first_error}'. The store's column 'error' tells of each."
         )
     if summary.n_gone:
         lines.append(f"{plural(summary.n_gone, 'file')} not there any more; embeddings kept.")
     if summary.n_others:
-        lines.append(f"The store holds {plural(summary.n_others, 'image')} besides these.")
+        lines.append(f"The store holds {plural(summary.n_others, kind)} besides these.")
     return "\n".join(lines)
 
 

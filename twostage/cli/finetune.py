@@ -17,6 +17,7 @@ from twostage.cli.options import (
     json_option,
     quiet_option,
     random_state_option,
+    refuse_given,
     target_from_folder_option,
     task_options,
     tuning_options,
@@ -24,6 +25,7 @@ from twostage.cli.options import (
 from twostage.cli.output import (
     UNREADABLE,
     epochs_told,
+    log_shown,
     plural,
     print_json,
     print_result,
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from twostage.finetuning import FinetuningSummary
+    from twostage.pretraining import EncoderSummary
 
 _SHARE = click.FloatRange(0, 1, max_open=True)
 _OF_BACKBONE = (
@@ -46,8 +49,20 @@ _OF_TUNING = (*TUNING, "batch_size", "class_weight", "precision", "random_state"
 
 
 @click.command()
-@click.argument("images", type=IMAGES)
+@click.argument("images", type=IMAGES, required=False)
 @click.option("-o", "--output", required=True, metavar="BACKBONE", help="Folder to make.")
+@click.option(
+    "--text",
+    metavar="COL",
+    help="Train an encoder of this column of texts instead: no IMAGES are needed then.",
+)
+@click.option(
+    "--text-encoder",
+    type=click.Choice(["average", "lstm"]),
+    default="average",
+    show_default=True,
+    help="Of --text: average the words' vectors, with their maximum, or read them in order.",
+)
 @click.option("--table", type=TABLE, help="CSV or Parquet table with the target.")
 @click.option("--target", metavar="COL", help="Column to learn; stage two may learn another.")
 @target_from_folder_option
@@ -90,12 +105,13 @@ _OF_TUNING = (*TUNING, "batch_size", "class_weight", "precision", "random_state"
 def finetune(
     ctx: click.Context,
     /,
-    images: str,
+    images: str | None,
     output: str,
     table: str | None,
     target: str | None,
     target_from_folder: bool,
     image_col: tuple[str, ...],
+    text: str | None,
     quiet: bool,
     as_json: bool,
     **options: Any,
@@ -107,10 +123,20 @@ def finetune(
     and 'twostage fit' leaves those rows out.
     Without labels there is nothing to tune by: 'twostage extract' with ImageNet weights is the way.
     A run that was killed goes on where it was: run the same command again.
+    With --text, an encoder of texts is trained in the same way, for 'twostage extract --text-col'.
     """
     from twostage.backbones.spec import BackboneSettings
     from twostage.finetuning import finetune as run
 
+    if text is not None:
+        summary_of_text = _train_encoder(ctx, output, table, target, text, options, quiet)
+        if as_json:
+            print_json(asdict(summary_of_text))
+        else:
+            print_result(describe_encoder(summary_of_text))
+        return
+    if images is None:
+        raise UsageError("Give IMAGES, what image names start from; or --text, a column of texts.")
     frame, target, columns = _labels(images, table, target, target_from_folder, image_col)
     how = {name: options[name] for name in _OF_TUNING}
     with told(quiet) as loaded, epochs_told(quiet) as progress:
@@ -170,6 +196,60 @@ def describe(summary: "FinetuningSummary") -> str:
             "score of 'twostage fit' is the one to believe.)"
         )
     lines.append(f"Next: twostage extract IMAGES -o STORE --backbone {summary.backbone}")
+    return "\n".join(lines)
+
+
+_OF_ENCODER = {
+    *("output", "text", "text_encoder", "table", "target", "group", "holdout", "task"),
+    *("log_target", "class_weight", "random_state", "quiet", "as_json"),
+}
+
+
+def _train_encoder(
+    ctx: click.Context,
+    output: str,
+    table: str | None,
+    target: str | None,
+    column: str,
+    options: dict[str, Any],
+    quiet: bool,
+) -> "EncoderSummary":
+    from twostage.pretraining import train_encoder
+    from twostage.table.files import read_table
+
+    refuse_given(ctx, _OF_ENCODER, "images alone, and --text is given")
+    if not table or not target:
+        raise UsageError("Give --table and --target: an encoder of texts is taught by a target.")
+    settings = {name: options[name] for name in _OF_ENCODER if name in options}
+    with log_shown(quiet):
+        return train_encoder(
+            output, table=read_table(table), target=target, text=column, **settings
+        )
+
+
+def describe_encoder(summary: "EncoderSummary") -> str:
+    """Put the training of an encoder in words."""
+    metric = {"auc": "AUC", "r2": "R2"}[summary.metric]
+    left_out = ""
+    if summary.n_rows_left_out:
+        rows = plural(summary.n_rows_left_out, "row")
+        left_out = f" {rows} without a {summary.kind} were left out."
+    lines = [
+        *summary.notes,
+        f"{summary.encoder}: an encoder of {summary.kind}s into {summary.dim} numbers, trained on "
+        f"column '{summary.column}' of {plural(summary.n_trained, 'row')} ({summary.task}), "
+        f"{plural(summary.n_epochs, 'epoch')}; {summary.n_held_back:,} were held back; "
+        f"{summary.seconds:.0f} s.{left_out}",
+    ]
+    if summary.score is not None:
+        lines.append(
+            f"The network that it was a part of: {metric} {summary.score:.3f} on the rows held "
+            "back, which it has not seen."
+        )
+    lines.append(
+        f"Next: twostage extract TABLE --{summary.kind}-col {summary.column} --backbone "
+        f"{summary.encoder} -o STORE"
+    )
     return "\n".join(lines)
 
 

@@ -1,10 +1,11 @@
 """Options that several commands share."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import click
 
+from twostage.errors import UsageError
 from twostage.images.patterns import is_pattern
 from twostage.pixels import MAX_PIXELS
 from twostage.remote import is_url
@@ -52,6 +53,30 @@ def together(*decorators: Decorator) -> Decorator:
         return function
 
     return decorate
+
+
+def refuse_given(ctx: click.Context, allowed: Collection[str], of_what: str) -> None:
+    """Raise UsageError if an option is given that has no place beside another one.
+
+    Parameters
+    ----------
+    ctx : click.Context
+        Of the command.
+    allowed : collection of str
+        Parameters that may be given.
+    of_what : str
+        What the others are for, in words.
+    """
+    given = [
+        parameter.opts[0]
+        for parameter in ctx.command.params
+        if parameter.name not in allowed
+        and ctx.get_parameter_source(str(parameter.name)) is click.core.ParameterSource.COMMANDLINE
+    ]
+    if given:
+        raise UsageError(
+            f"{', '.join(given)}: for {of_what}. Leave {'it' if len(given) == 1 else 'them'} out."
+        )
 
 
 backbone_options = together(

@@ -1,0 +1,12 @@
+"""What stage one embeds, in words: images, texts, sequences."""
+
+from collections.abc import Mapping
+from typing import Any
+
+IMAGE, TEXT, SEQUENCE = "image", "text", "sequence"
+KINDS = (IMAGE, TEXT, SEQUENCE)
+
+
+def kind_of(spec: Mapping[str, Any]) -> str:
+    """Return what the backbone or encoder of a record embeds; records of backbones don't say it."""
+    return str(spec.get("kind", IMAGE))

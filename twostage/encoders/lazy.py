@@ -1,0 +1,190 @@
+"""An encoder that is opened when it is first needed: a run with nothing to do imports no Keras."""
+
+import logging
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from twostage.encoders.folder import Encoder, find_encoder, open_encoder
+from twostage.encoders.inputs import Inputs
+from twostage.encoders.spec import EncoderSpec
+from twostage.errors import BackboneError, StoreError, UsageError
+from twostage.networks.ends import arrays_of
+from twostage.seen import SeenRows
+
+log = logging.getLogger("twostage")
+
+_BATCH_SIZE = 256
+
+
+class LazyEncoder:
+    """An encoder as asked for, or as a store or a model has it; see `LazyBackbone`.
+
+    Parameters
+    ----------
+    kind : {"text", "sequence"}
+        What it is to embed.
+    wanted : path-like or EncoderSpec, optional
+        Its folder, or the spec that it must have; the store's if None.
+    dtype : {"float32", "float16"}, optional
+        Of stored embeddings; the store's, or float32, if None.
+    device : {"auto", "cpu", "gpu"}
+        Where it is to run.
+    batch_size : int, optional
+        Values that go through it at once.
+
+    Attributes
+    ----------
+    device : str or None
+        Description of the device, once the encoder is opened.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        wanted: str | os.PathLike[str] | EncoderSpec | None,
+        device: str,
+        dtype: str | None = None,
+        batch_size: int | None = None,
+    ):
+        self.kind = kind
+        self.device: str | None = None
+        self._requested_device = device
+        self._dtype = dtype
+        self._batch_size = batch_size or _BATCH_SIZE
+        self._built: EncoderEngine | None = None
+        self._spec = wanted if isinstance(wanted, EncoderSpec) else None
+        if wanted is not None and self._spec is None:
+            self._spec = open_encoder(wanted, dtype).spec  # type: ignore[arg-type]
+        if self._spec is not None:
+            _check_kind(self._spec, kind)
+
+    @property
+    def spec(self) -> EncoderSpec:
+        """What it is.
+
+        Raises
+        ------
+        UsageError
+            If none was asked for.
+        """
+        if self._spec is None:
+            raise UsageError(
+                f"A new store of {self.kind}s needs --backbone ENCODER, the folder of an encoder: "
+                f"make one with 'twostage finetune --table T --target Y --{self.kind} COL'."
+            )
+        return self._spec
+
+    def expect(self, spec: EncoderSpec) -> None:
+        """Go on with the encoder of a store.
+
+        Raises
+        ------
+        StoreError
+            If something else was asked for; it says what differs.
+        """
+        mine = self._spec or spec
+        differences = spec.differences(mine)
+        if self._dtype not in (None, spec.storage_dtype):
+            differences.append(f"dtype is {spec.storage_dtype}, asked for {self._dtype}")
+        if differences:
+            raise StoreError(
+                f"The embeddings there were made by another encoder: {'; '.join(differences)}. "
+                "Give another folder for the store, or ask for the encoder that made it."
+            )
+        self._spec = replace(spec, weights=mine.weights, weights_file_hash=mine.weights_file_hash)
+
+    def get(self) -> "EncoderEngine":
+        """Return what embeds, opened at the first call."""
+        if self._built is None:
+            from twostage.backbones.devices import choose_device
+
+            chosen = choose_device(self._requested_device)
+            encoder = self._folder()
+            self._built = EncoderEngine(encoder, self.spec, chosen.names[0], self._batch_size)
+            self.device = f"{self._built.name} in float32 on {chosen.description}"
+            log.info("%s runs on %s.", self.spec.name, self.device)
+        return self._built
+
+    def seen(self) -> SeenRows | None:
+        """Return what it was trained on."""
+        return self._folder().seen()
+
+    def _folder(self) -> Encoder:
+        """Return the folder of the very encoder that the spec says."""
+        network = Path(self.spec.weights)
+        found = find_encoder(network) if network.is_file() else None
+        if found is None or found.spec.identity != self.spec.identity:
+            raise BackboneError(
+                f"The encoder is from '{network.parent}', which "
+                f"{'is gone' if found is None else 'holds another one by now'}. Put it back; "
+                "'twostage extract' also takes it from another place, with --backbone FOLDER."
+            )
+        return found
+
+
+class EncoderEngine:
+    """An encoder's network, compiled for batches of one size.
+
+    Parameters
+    ----------
+    encoder : Encoder
+        Its folder.
+    spec : EncoderSpec
+        What it is.
+    device : str
+        As Keras names it.
+    batch_size : int
+        Values that go through it at once.
+    """
+
+    def __init__(self, encoder: Encoder, spec: EncoderSpec, device: str, batch_size: int):
+        from twostage.backbones.network import backend, on_device
+
+        self.spec = spec
+        self.name = backend()
+        self.batch_size = batch_size
+        self.is_on_cpu = not device.startswith("gpu")
+        self._inputs: Inputs = encoder.inputs()
+        self._device = device
+        self._on_device = on_device
+        with on_device(device):
+            self._network = encoder.network()
+
+    def run(self, batches: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        """Yield the embeddings of batches of values, in order.
+
+        Parameters
+        ----------
+        batches : iterable of object arrays of shape (n,)
+            Texts or sequences.
+        """
+        for batch in batches:
+            parts = [batch[i : i + self.batch_size] for i in range(0, len(batch), self.batch_size)]
+            yield np.concatenate([self._embed(part) for part in parts])
+
+    def _embed(self, values: np.ndarray) -> np.ndarray:
+        """Embed a batch, filled up: compiled for one shape, and the same whatever is beside it."""
+        features = self._inputs.features(pd.Series(values, dtype=object))
+        arrays = [_filled(array, self.batch_size) for array in arrays_of(features)]
+        with self._on_device(self._device):
+            embeddings: Any = self._network.predict_on_batch(arrays)
+        return np.asarray(embeddings, np.float32)[: len(values)]
+
+
+def _filled(array: np.ndarray, size: int) -> np.ndarray:
+    filler = np.zeros((size - len(array), *array.shape[1:]), array.dtype)
+    return np.concatenate([array, filler])
+
+
+def _check_kind(spec: EncoderSpec, kind: str) -> None:
+    if spec.kind != kind:
+        raise UsageError(
+            f"'{Path(spec.weights).parent}' is an encoder of {spec.kind}s, and {kind}s are to be "
+            f"embedded. Give an encoder of {kind}s."
+        )
