@@ -196,8 +196,9 @@ class Predictor:
             class, ``n_images``, ``error``. Predictions are missing where the model saw nothing:
             it looks at images alone, and the row has none.
         """
-        images = self.settings.image_columns if self.settings.embeds == IMAGE else ()
-        named = {*images, self.settings.group}
+        named = {self.settings.group}
+        if self.settings.embeds == IMAGE:
+            named |= {*self.settings.image_columns}
         given = [name for name in frame.columns if name in named]
         table: dict[str, Any] = {name: frame[name].to_numpy() for name in given}
         if self.classes is None:
