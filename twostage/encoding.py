@@ -22,6 +22,7 @@ from twostage.splits import covering_folds
 from twostage.table.encoding import TableEncoder
 from twostage.table.roles import TEXT, VECTOR, Column
 from twostage.table.text import TextEncoder
+from twostage.table.tokens import stop_words_of
 from twostage.table.vectors import vectors_in
 from twostage.table.words import WordEncoder
 
@@ -118,7 +119,10 @@ class FeatureEncoder:
         beside = [encoded, *_counted(rows.blocks, counts)]
         of_text = [column.name for column in columns if column.role == TEXT]
         reads_words = recipe.texts == WORDS
-        words, tokens = _fit_words(rows.frame[of_text if reads_words else []])
+        stop_words = stop_words_of(recipe.stop_words)
+        words, tokens = _fit_words(
+            rows.frame[of_text if reads_words else []], stop_words, recipe.word_vectors
+        )
         for name in [] if reads_words else of_text:
             texts[name], matrices[name], scores = TextEncoder.fit_transform(
                 rows.frame[name],
@@ -126,6 +130,7 @@ class FeatureEncoder:
                 folds,
                 random_state=random_state,
                 sample_weight=rows.sample_weight,
+                stop_words=stop_words,
             )
             beside.append(scores)
         blocks: dict[str, BlockEncoder] = {}
@@ -234,9 +239,14 @@ class FeatureEncoder:
         )
 
 
-def _fit_words(frame: pd.DataFrame) -> tuple[dict[str, WordEncoder], tuple[Tokens, ...]]:
+def _fit_words(
+    frame: pd.DataFrame, stop_words: frozenset[str], vectors: str | None
+) -> tuple[dict[str, WordEncoder], tuple[Tokens, ...]]:
     """Learn the words of text columns, and number them."""
-    fitted = {name: WordEncoder.fit_transform(frame[name]) for name in frame.columns}
+    fitted = {
+        name: WordEncoder.fit_transform(frame[name], stop_words=stop_words, vectors=vectors)
+        for name in frame.columns
+    }
     encoders = {name: encoder for name, (encoder, _) in fitted.items()}
     return encoders, tuple(tokens for _, tokens in fitted.values())
 

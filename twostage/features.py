@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import numpy as np
 
-NO_WORD, UNKNOWN = 0, 1  # among the numbers of words
+NO_WORD, UNKNOWN, FIRST_WORD = 0, 1, 2  # among the numbers of words
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from twostage.blending import blend_weights
 from twostage.contents import IMAGE
 from twostage.errors import DataError, UsageError, listed
 from twostage.fitted import FitSettings, FittedModel, Holdout, Predictor
-from twostage.heads import Task, heads_of, name_of
+from twostage.heads import Task, heads_of, name_of, reads_words
 from twostage.images.references import EXTENSIONS
 from twostage.joins import ImageBlock
 from twostage.members import MemberPlan
@@ -25,6 +25,8 @@ from twostage.table.dates import dates_in, format_of
 from twostage.table.files import require_column
 from twostage.table.numbers import booleans_in, numbers_in
 from twostage.table.roles import BOOLEAN, DATE, IGNORED, NUMERIC, Column, infer_roles
+from twostage.table.tokens import stop_words_of
+from twostage.table.word_vectors import check_vectors_file
 from twostage.targets import Target
 from twostage.tuning import check_tunable, tuned
 
@@ -116,9 +118,13 @@ def check_heads(settings: FitSettings, target: Target) -> None:
     ------
     UsageError
         If a head is not known or can't do the task, a parameter of it or its features can't be as
-        asked for, it has no settings to tune, or the weights of classes don't fit them.
+        asked for, it has no settings to tune, the weights of classes don't fit them, or there are
+        word vectors for heads that read no words.
+    DataError
+        If the file of stop words has none.
     """
     is_classification = target.classes is not None
+    _check_texts(settings)
     for head in heads_of(settings.head):
         head.recipe.changed(**settings.recipe)
         head.check_parameters()
@@ -132,6 +138,19 @@ def check_heads(settings: FitSettings, target: Target) -> None:
             check_tunable(head)
     if settings.class_weight is not None:
         _check_class_weight(settings.class_weight, target)
+
+
+def _check_texts(settings: FitSettings) -> None:
+    stop_words_of(settings.recipe.get("stop_words"))
+    vectors = settings.recipe.get("word_vectors")
+    if vectors is None:
+        return
+    if not reads_words(settings.head):
+        raise UsageError(
+            f"Word vectors are for heads that read words, and '{settings.head_name}' reads none. "
+            "Choose the head joint, or leave word vectors out."
+        )
+    check_vectors_file(vectors)
 
 
 def _check_class_weight(class_weight: Any, target: Target) -> None:

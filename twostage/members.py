@@ -97,11 +97,15 @@ class Member:
         return self._predict(self.encoder.transform(frame, images))
 
     def check_codes(self, frame: pd.DataFrame, images: Mapping[str, ImageBlock]) -> None:
-        """Predict rows of the last categories: a head that does not know them raises something."""
+        """Predict rows of the last categories and words; raise something if there are fewer."""
         encoded = self.encoder.transform(frame, images)
         last = np.array(encoded.cardinalities, np.int32) - 1
         codes = np.tile(last, (len(encoded), 1))
-        self._predict(replace(encoded, codes=codes))
+        texts = tuple(
+            replace(text, numbers=np.full_like(text.numbers, text.n_words - 1))
+            for text in encoded.texts
+        )
+        self._predict(replace(encoded, codes=codes, texts=texts))
 
     def _predict(self, features: Features) -> np.ndarray:
         if self.head.task_.is_classification:

@@ -42,6 +42,10 @@ class Recipe:
         What a head sees of a text: its components, a block, and their score; or its words.
     sequences : {"summary", "steps"}
         What a head sees of a sequence: numbers that describe each channel, a block; or its steps.
+    stop_words : "english", path or None
+        Words that texts are read without; see `twostage.table.tokens.stop_words_of`.
+    word_vectors : path or None
+        A file of what words mean, for heads that read words; see `twostage.table.word_vectors`.
     """
 
     scaling: str = "none"
@@ -54,6 +58,8 @@ class Recipe:
     has_splines: bool = False
     texts: str = COMPONENTS
     sequences: str = "summary"
+    stop_words: str | None = None
+    word_vectors: str | None = None
 
     def __post_init__(self) -> None:
         for name, value, choices in (

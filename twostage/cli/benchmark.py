@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from twostage.cli.embedded import check_columns, kind_in, with_embedded
-from twostage.cli.fit import listed_images
+from twostage.cli.fit import asked_of_networks, listed_images
 from twostage.cli.live import cells_told
 from twostage.cli.options import (
+    NETWORK,
     STORE,
     TABLE,
     allow_seen_option,
@@ -19,6 +20,7 @@ from twostage.cli.options import (
     group_option,
     image_col_option,
     json_option,
+    network_options,
     quiet_option,
     random_state_option,
     recipe_options,
@@ -57,6 +59,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="Heads to compare, with commas between; each as for --head of fit.",
 )
+@network_options
 @click.option(
     "--features",
     metavar="NAMES",
@@ -153,7 +156,8 @@ def benchmark(
         frame = table_from_folders(listed_images(stores[0], None))
     else:
         frame = read_table(str(table))
-    chosen = with_embedded(fit_settings(options | _AS_IN_FIT, target_from_folder), kind)
+    common = options | _AS_IN_FIT | dict.fromkeys(NETWORK)
+    chosen = with_embedded(fit_settings(common, target_from_folder), kind)
     settings = dict(vars(chosen))
     for name in ("head", "features", "n_jobs"):
         del settings[name]
@@ -163,7 +167,7 @@ def benchmark(
             stores,
             output,
             table=frame,
-            heads=_names(options["heads"]),
+            heads=_heads(options),
             features=given or None,
             metrics=_names(options["metrics"] or ""),
             n_folds=options["n_folds"] or 5,
@@ -319,6 +323,17 @@ def _record(found: "Benchmark") -> dict[str, Any]:
         "n_cells_computed": found.n_computed,
         "seconds": found.run["seconds"],
     }
+
+
+def _heads(options: dict[str, Any]) -> dict[str, Any]:
+    """Return heads by name, those that are networks of several inputs as asked for in detail."""
+    from twostage.heads import make_head
+
+    asked, names = asked_of_networks(options), _names(options["heads"])
+    if not asked:
+        return dict(zip(names, names, strict=True))
+    networks = [name for name in names if "joint" in name.split("+")] or names
+    return {name: make_head(name, **asked) if name in networks else name for name in names}
 
 
 def _names(text: str) -> list[str]:

@@ -1,9 +1,8 @@
 """A text as numbers of its words, for networks that read them."""
 
-import re
-import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,35 +10,17 @@ import numpy as np
 import pandas as pd
 
 from twostage.errors import DataError
-from twostage.features import NO_WORD, UNKNOWN, Tokens
+from twostage.features import FIRST_WORD, NO_WORD, UNKNOWN, Tokens
 from twostage.opening.files import read_json
 from twostage.opening.records import checked
 from twostage.saving import to_json
+from twostage.table.tokens import texts_in, words_in
+from twostage.table.word_vectors import read_vectors
 
-_WORD = re.compile(r"\w+")
-_FIRST_NUMBER = UNKNOWN + 1
 _MOST_WORDS = 20_000
 _LONGEST = 400
 _SHARE_READ_WHOLE = 0.98  # of the texts: the longest of all would make all others long
 _FEW_TEXTS = 200
-
-
-def words_in(text: str) -> list[str]:
-    """Take a text apart: letters and digits, in lower case, without accents."""
-    return _WORD.findall(normalised(text))
-
-
-def normalised(text: str) -> str:
-    """Return a text in lower case, without accents."""
-    if text.isascii():
-        return text.lower()
-    apart = unicodedata.normalize("NFKD", text.lower())
-    return "".join(letter for letter in apart if not unicodedata.combining(letter))
-
-
-def texts_in(values: pd.Series) -> list[str]:
-    """Return the texts of a column, empty where they are missing."""
-    return values.astype(object).where(values.notna(), "").astype(str).tolist()
 
 
 class WordEncoder:
@@ -59,11 +40,16 @@ class WordEncoder:
         self.words = list(words)
         self.length = length
         self.stop_words = frozenset(stop_words)
-        self._number_of = {word: n for n, word in enumerate(self.words, _FIRST_NUMBER)}
+        self._number_of = {word: n for n, word in enumerate(self.words, FIRST_WORD)}
 
     @classmethod
     def fit_transform(
-        cls, values: pd.Series, *, stop_words: Collection[str] = (), most_words: int = _MOST_WORDS
+        cls,
+        values: pd.Series,
+        *,
+        stop_words: Collection[str] = (),
+        vectors: str | None = None,
+        most_words: int = _MOST_WORDS,
     ) -> tuple["WordEncoder", Tokens]:
         """Learn the words of training rows, and number them.
 
@@ -76,6 +62,8 @@ class WordEncoder:
             Texts; a missing one counts as empty.
         stop_words : collection of str
             Words to leave out.
+        vectors : path-like, optional
+            A file of what words mean; see `twostage.table.word_vectors.read_vectors`.
         most_words : int
             How many words have a number, the most frequent ones.
 
@@ -88,7 +76,7 @@ class WordEncoder:
         Raises
         ------
         DataError
-            If there are no words.
+            If there are no words, or the file of vectors can't be read or knows none of them.
         """
         stop_words = frozenset(stop_words)
         texts = [_without(stop_words, words_in(text)) for text in texts_in(values)]
@@ -104,12 +92,15 @@ class WordEncoder:
         lengths = [len(text) for text in texts if text]
         length = int(np.ceil(np.quantile(lengths, _SHARE_READ_WHOLE)))
         encoder = cls(known[:most_words], min(length, _LONGEST), stop_words)
-        return encoder, encoder._numbered(texts)
+        tokens = encoder._numbered(texts)
+        if vectors is not None:
+            tokens = replace(tokens, vectors=read_vectors(vectors, encoder.words))
+        return encoder, tokens
 
     @property
     def n_words(self) -> int:
         """How many numbers there are, 0 and 1 included."""
-        return _FIRST_NUMBER + len(self.words)
+        return FIRST_WORD + len(self.words)
 
     def transform(self, values: pd.Series) -> Tokens:
         """Number the words of texts."""
