@@ -14,12 +14,14 @@ if TYPE_CHECKING:
     from twostage.extraction import extract
     from twostage.finetuning import finetune
     from twostage.store.store import EmbeddingStore
+    from twostage.table.long import attach_sequences
 
 _HOME_OF = {
     "ImageEmbedder": "twostage.embedder",
     "TwoStageClassifier": "twostage.estimator",
     "TwoStageRegressor": "twostage.estimator",
     "EmbeddingStore": "twostage.store.store",
+    "attach_sequences": "twostage.table.long",
     "benchmark": "twostage.benchmarking",
     "extract": "twostage.extraction",
     "finetune": "twostage.finetuning",
@@ -32,6 +34,7 @@ __all__ = [
     "ImageEmbedder",
     "TwoStageClassifier",
     "TwoStageRegressor",
+    "attach_sequences",
     "benchmark",
     "extract",
     "finetune",

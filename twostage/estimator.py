@@ -54,7 +54,7 @@ from twostage.table.roles import LIKE_AN_ID, RoleOverrides
 from twostage.targets import Target, prepare_target
 from twostage.unseen import seen_by_backbones
 
-_ROLES = ("numeric", "categorical", "date", "text", "vector", "ignore")
+_ROLES = ("numeric", "categorical", "date", "text", "vector", "sequence", "ignore")
 
 
 class _TwoStage(BackboneParameters, BaseEstimator):
@@ -74,6 +74,7 @@ class _TwoStage(BackboneParameters, BaseEstimator):
         date: Sequence[str] = (),
         text: Sequence[str] = (),
         vector: Sequence[str] = (),
+        sequence: Sequence[str] = (),
         ignore: Sequence[str] = (),
         scaling: str | None = None,
         categories: str | None = None,
@@ -114,6 +115,7 @@ class _TwoStage(BackboneParameters, BaseEstimator):
         self.date = date
         self.text = text
         self.vector = vector
+        self.sequence = sequence
         self.ignore = ignore
         self.scaling = scaling
         self.categories = categories
@@ -432,9 +434,10 @@ class TwoStageClassifier(ClassifierMixin, _TwoStage):
         ``head__...`` are its parameters in a search.
     features : {"both", "images", "table"}, default="both"
         What the head may see.
-    numeric, categorical, date, text, vector, ignore : sequence of str
+    numeric, categorical, date, text, vector, sequence, ignore : sequence of str
         Columns taken as such, whatever they look like. A vector column holds a list of numbers
-        in each row, of one length.
+        in each row, of one length; a sequence column one of any length, a number per step, or a
+        list of steps that are lists of numbers, one per channel: see `attach_sequences`.
     scaling : {"standard", "minmax", "robust", "quantile", "none"}, optional
         Of numbers; what suits the head if None.
     categories : {"onehot", "ordinal", "target", "native"}, optional

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import joblib
 
@@ -35,6 +35,9 @@ from twostage.store.planning import make_plan
 from twostage.store.store import EmbeddingStore
 from twostage.throughput import StageClock, Throughput
 from twostage.worker import Progress, ShardWorker
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 PathLike = str | os.PathLike[str]
 Embeds = LazyBackbone | LazyEncoder
@@ -230,7 +233,7 @@ precision, preprocessing
 
 
 def extract_values(
-    values: Iterable[Any],
+    values: "pd.Series",
     store: PathLike,
     *,
     kind: str = TEXT,
@@ -242,7 +245,7 @@ def extract_values(
 
     Parameters
     ----------
-    values : iterable of str, or of arrays of shape (n_steps, n_channels)
+    values : Series of str, or of sequences as `twostage.table.sequences.sequences_in` takes them
         The column. Equal values are embedded once; where there is none, nothing is.
     store : path-like
         Folder of the store, or its URL; made if it does not exist.

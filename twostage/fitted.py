@@ -13,6 +13,7 @@ from twostage.heads import heads_of, name_of, reads_words
 from twostage.joins import POOLINGS, ImageBlock
 from twostage.members import Member
 from twostage.metrics import Score
+from twostage.table.long import LongLayout
 from twostage.table.roles import IGNORED, Column, RoleOverrides
 from twostage.targets import TASKS
 
@@ -57,6 +58,8 @@ class FitSettings:
         Settings of each head to try; the defaults stand if 0.
     allow_seen : bool
         Whether to train on rows that a tuned backbone was trained on; they are never scored.
+    sequences : LongLayout or None
+        How long tables held the sequences, if those were joined to the table.
     random_state : int
         Of everything random.
     n_jobs : int or None
@@ -76,6 +79,7 @@ class FitSettings:
     class_weight: Any = None
     n_tuned: int = 0
     allow_seen: bool = False
+    sequences: LongLayout | None = None
     random_state: int = 0
     n_jobs: int | None = None
     embeds: str = IMAGE
@@ -112,6 +116,7 @@ class FitSettings:
                 for head in heads_of(self.head)
             ],
             "roles": asdict(self.roles),
+            "sequences": None if self.sequences is None else asdict(self.sequences),
             "recipe": dict(self.recipe),
             "class_weight": weights,
         }

@@ -15,9 +15,9 @@ import numpy as np
 import pandas as pd
 from sklearn.utils.class_weight import compute_sample_weight
 
-from twostage.contents import TEXT
+from twostage.contents import SEQUENCE, TEXT
 from twostage.encoders.folder import check_destination, write_encoder
-from twostage.encoders.inputs import Inputs, WordInputs, features_of
+from twostage.encoders.inputs import Inputs, StepInputs, WordInputs, features_of
 from twostage.encoders.values import names_of, references_to
 from twostage.errors import DataError, UsageError
 from twostage.features import Features
@@ -26,6 +26,8 @@ from twostage.metrics import main_score
 from twostage.seen import SeenRows, as_text
 from twostage.splits import hold_back, link_groups
 from twostage.table.files import require_column
+from twostage.table.sequences import StepsEncoder, count_channels
+from twostage.table.tokens import stop_words_of
 from twostage.table.words import WordEncoder
 from twostage.targets import Target, prepare_target
 
@@ -94,6 +96,8 @@ def train_encoder(
     task: str = "auto",
     log_target: bool = False,
     class_weight: str | None = None,
+    stop_words: str | None = None,
+    word_vectors: str | None = None,
     random_state: int = 0,
     **settings: Any,
 ) -> EncoderSummary:
@@ -123,6 +127,10 @@ def train_encoder(
         Whether to learn the logarithm of a positive target.
     class_weight : {None, "balanced"}
         Whether rare classes count as much as common ones.
+    stop_words : "english", path or None
+        Words that texts are read without; see `twostage.table.tokens.stop_words_of`.
+    word_vectors : path or None
+        A file of what words mean; see `twostage.table.word_vectors.read_vectors`.
     random_state : int
         Of everything random.
     **settings
@@ -146,7 +154,7 @@ def train_encoder(
         raise UsageError("Give one column: text, or sequence.")
     if not 0 <= holdout < 1:
         raise UsageError(f"holdout must be 0 or more, and less than 1; found {holdout}.")
-    kind, column = (TEXT, text) if text is not None else ("sequence", str(sequence))
+    kind, column = (TEXT, text) if text is not None else (SEQUENCE, sequence)
     folder = Path(output)
     check_destination(folder)
     truth = prepare_target(require_column(table, target, "target"), task, log_target=log_target)
@@ -162,7 +170,8 @@ def train_encoder(
         random_state=random_state,
     )
     truth.check_taught(rows.y[taught], "row")
-    inputs, features = _learn_inputs(rows.values.iloc[taught], kind)
+    how = {"stop_words": stop_words_of(stop_words), "vectors": word_vectors}
+    inputs, features = _learn_inputs(rows.values.iloc[taught], kind, how)
     weight = None
     if class_weight is not None:
         weight = compute_sample_weight(class_weight, rows.y[taught])
@@ -269,9 +278,12 @@ def _head(settings: dict[str, Any]) -> "JointHead":
     return head
 
 
-def _learn_inputs(values: pd.Series, kind: str) -> tuple[Inputs, Features]:
+def _learn_inputs(values: pd.Series, kind: str, how: dict[str, Any]) -> tuple[Inputs, Features]:
     """Learn what turns values into inputs, and return those of the rows given."""
-    words, tokens = WordEncoder.fit_transform(values)
+    if kind == SEQUENCE:
+        inputs = StepInputs(StepsEncoder.fit(values, count_channels(values)))
+        return inputs, inputs.features(values)
+    words, tokens = WordEncoder.fit_transform(values, **how)
     return WordInputs(words), features_of(len(values), texts=(tokens,))
 
 

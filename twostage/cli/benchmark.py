@@ -25,11 +25,13 @@ from twostage.cli.options import (
     random_state_option,
     recipe_options,
     role_options,
+    sequence_options,
     target_from_folder_option,
     task_options,
     tune_option,
 )
 from twostage.cli.output import UNREADABLE, plural, print_json, print_result, say
+from twostage.cli.sequences import join_to_learn
 from twostage.errors import UsageError
 
 if TYPE_CHECKING:
@@ -124,6 +126,7 @@ if TYPE_CHECKING:
     help="Processes, which share the cores; one per core by default. Scores do not depend on it.",
 )
 @role_options
+@sequence_options
 @recipe_options
 @random_state_option
 @quiet_option
@@ -157,7 +160,8 @@ def benchmark(
     else:
         frame = read_table(str(table))
     common = options | _AS_IN_FIT | dict.fromkeys(NETWORK)
-    chosen = with_embedded(fit_settings(common, target_from_folder), kind)
+    frame, chosen = join_to_learn(frame, fit_settings(common, target_from_folder), options, quiet)
+    chosen = with_embedded(chosen, kind)
     settings = dict(vars(chosen))
     for name in ("head", "features", "n_jobs"):
         del settings[name]
@@ -364,8 +368,10 @@ def _check_combination(
     if options["split"] and (options["n_folds"] or options["n_repeats"] > 1):
         raise UsageError("--split says which folds there are; leave --folds and --repeats out.")
     if target_from_folder:
-        if table or options["target"] or options["image_col"]:
-            raise UsageError("--target-from-folder goes without --table, --target, --image-col.")
+        if table or options["target"] or options["image_col"] or options["sequences"]:
+            raise UsageError(
+                "--target-from-folder goes without --table, --target, --image-col, --sequences."
+            )
         return
     if not table or not options["target"]:
         raise UsageError("Give --table and --target, or --target-from-folder without a table.")

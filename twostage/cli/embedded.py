@@ -5,11 +5,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from twostage.contents import IMAGE, TEXT, kind_of
+from twostage.cli.sequences import joined, layout_of
+from twostage.contents import IMAGE, SEQUENCE, TEXT, kind_of
 from twostage.errors import UsageError
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from twostage.fitted import FitSettings
+
+LONG_COLUMN = "sequence"  # as `twostage.table.long.LongLayout` names it
 
 
 def kind_in(stores: Sequence[str], backbone: str | None = None) -> str:
@@ -45,20 +50,21 @@ def check_columns(kind: str, options: dict[str, Any], stores: Sequence[str]) -> 
     if kind == IMAGE:
         if options["image_col"]:
             return
-        of_texts = ""
-        if stores and options["text"]:
-            of_texts = (
-                f" {where} of images; those of texts are made by 'twostage extract TABLE "
-                "--text-col COL --backbone ENCODER'."
+        others = [name for name in (TEXT, SEQUENCE) if options[name]] if stores else []
+        hint = ""
+        if others:
+            hint = (
+                f" {where} of images; those of {others[0]}s are made by 'twostage extract TABLE "
+                f"--{others[0]}-col COL --backbone ENCODER'."
             )
-        raise UsageError(f"Give --image-col, the table's column of image paths.{of_texts}")
+        raise UsageError(f"Give --image-col, the table's column of image paths.{hint}")
     if options["image_col"]:
         raise UsageError(
             f"{where} of {kind}s, not of images. Name their column with --{kind}, and leave "
             "--image-col out."
         )
-    if kind == TEXT and not options["text"]:
-        raise UsageError(f"{where} of texts. Give --text, the table's column of texts.")
+    if not options[kind] and not (kind == SEQUENCE and options["sequences"]):
+        raise UsageError(f"{where} of {kind}s. Give --{kind}, the table's column of {kind}s.")
 
 
 def with_embedded(settings: "FitSettings", kind: str) -> "FitSettings":
@@ -66,7 +72,46 @@ def with_embedded(settings: "FitSettings", kind: str) -> "FitSettings":
     if kind == IMAGE or settings.features == "table":
         return settings
     columns: tuple[str, ...] = getattr(settings.roles, kind)
-    if not columns:
-        raise UsageError(f"The store is of {kind}s. Name their column with --{kind}.")
+    if kind == SEQUENCE and settings.sequences is not None:
+        columns = (*columns, settings.sequences.name)
     roles = replace(settings.roles, **{kind: ()})
     return replace(settings, image_columns=columns, roles=roles, embeds=kind)
+
+
+def asked_of_values(
+    text: str | None, sequence: str | None, options: dict[str, Any]
+) -> tuple[str, str | None]:
+    """Return what is to be embedded or learned from, and its column; None for images.
+
+    Raises
+    ------
+    UsageError
+        If several columns are given.
+    """
+    if options["sequences"] is not None:
+        if sequence is not None:
+            raise UsageError("Give sequences as a column, or by --sequences, not both.")
+        sequence = LONG_COLUMN
+    if text is not None and sequence is not None:
+        raise UsageError("Give a column of texts or one of sequences, not both.")
+    return (TEXT, text) if text is not None else (SEQUENCE if sequence else IMAGE, sequence)
+
+
+def read_table_of(table: str, options: dict[str, Any], quiet: bool) -> "pd.DataFrame":
+    """Read a table, with a column of the sequences of a long table if one is given."""
+    from twostage.table.files import read_table
+
+    layout = layout_of(options)
+    frame = read_table(table)
+    if layout is None:
+        return frame
+    return joined(frame, layout, options["sequences"], options["slower"], quiet)[0]
+
+
+def read_values(
+    table: str, kind: str, column: str, options: dict[str, Any], quiet: bool
+) -> "pd.Series":
+    """Read the texts or sequences of a table's column."""
+    from twostage.table.files import require_column
+
+    return require_column(read_table_of(table, options, quiet), column, kind)

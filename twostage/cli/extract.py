@@ -5,8 +5,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from twostage.cli.embedded import asked_of_values, read_values
 from twostage.cli.options import (
     IMAGES,
+    OF_LONG_TABLES,
     SEED,
     TABLE,
     backbone_options,
@@ -14,10 +16,10 @@ from twostage.cli.options import (
     quiet_option,
     refuse_given,
     run_options,
+    sequence_options,
     variant_options,
 )
 from twostage.cli.output import UNREADABLE, plural, print_json, print_result, told
-from twostage.contents import TEXT
 from twostage.errors import UsageError
 
 if TYPE_CHECKING:
@@ -52,6 +54,13 @@ _LEAST_TO_TELL = 256  # images: fewer say little about a rate
     help="Embed the texts of this column: IMAGES is then a CSV or Parquet table, and --backbone "
     "the folder of an encoder that 'twostage finetune --text' made.",
 )
+@click.option(
+    "--sequence-col",
+    "sequence",
+    metavar="COL",
+    help="In the same way, embed the sequences of this column; or give --sequences.",
+)
+@sequence_options
 @backbone_options
 @variant_options
 @click.option(
@@ -84,11 +93,12 @@ def extract(
     table: str | None,
     image_col: tuple[str, ...],
     text: str | None,
+    sequence: str | None,
     quiet: bool,
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Embed IMAGES, or the texts of a table, into a store.
+    """Embed IMAGES, or the texts or sequences of a table, into a store.
 
     IMAGES is a folder, walked recursively; or a list of files, a tar or tars
     (shards-{000..012}.tar), a Parquet file with a column of image bytes, or the URL of such
@@ -99,12 +109,18 @@ def extract(
     ImageNet weights.
     """
     from twostage.extraction import extract as run
+    from twostage.extraction import extract_values
 
-    names = _names(table, image_col)
+    kind, column = asked_of_values(text, sequence, options)
+    of_long = {name: options.pop(name) for name in OF_LONG_TABLES}
     with told(quiet) as progress:
-        if text is not None:
-            summary = _extract_values(ctx, images, store, text, options | {"progress": progress})
+        if column is not None:
+            refuse_given(ctx, _OF_VALUES, f"embedding {kind}s")
+            wanted = {name: value for name, value in options.items() if name in _OF_VALUES}
+            values = read_values(images, kind, column, of_long, quiet)
+            summary = extract_values(values, store, kind=kind, progress=progress, **wanted)
         else:
+            names = _names(table, image_col)
             summary = run(images, store, names=names, progress=progress, **options)
     if as_json:
         print_json(asdict(summary))
@@ -115,22 +131,9 @@ def extract(
 
 
 _OF_VALUES = {
-    *("images", "store", "text", "backbone", "dtype", "batch_size", "device", "on_error"),
-    *("retry_errors", "verify", "quiet", "as_json"),
+    *("images", "store", "text", "sequence", *OF_LONG_TABLES, "backbone", "dtype", "batch_size"),
+    *("device", "on_error", "retry_errors", "verify", "quiet", "as_json"),
 }
-
-
-def _extract_values(
-    ctx: click.Context, table: str, store: str, column: str, options: dict[str, Any]
-) -> "ExtractionSummary":
-    """Embed the texts of a table's column."""
-    from twostage.extraction import extract_values
-    from twostage.table.files import read_table, require_column
-
-    refuse_given(ctx, _OF_VALUES, "images alone, and --text-col is given")
-    wanted = {name: value for name, value in options.items() if name in {*_OF_VALUES, "progress"}}
-    frame = read_table(table)
-    return extract_values(require_column(frame, column, "text"), store, kind=TEXT, **wanted)
 
 
 def describe(summary: "ExtractionSummary") -> str:

@@ -5,9 +5,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from twostage.cli.embedded import asked_of_values, read_table_of
 from twostage.cli.fit import listed_images
 from twostage.cli.options import (
     IMAGES,
+    OF_LONG_TABLES,
     TABLE,
     TUNING,
     backbone_options,
@@ -15,11 +17,14 @@ from twostage.cli.options import (
     decoding_options,
     image_col_option,
     json_option,
+    network_options,
     quiet_option,
     random_state_option,
     refuse_given,
+    sequence_options,
     target_from_folder_option,
     task_options,
+    text_options,
     tuning_options,
 )
 from twostage.cli.output import (
@@ -56,13 +61,10 @@ _OF_TUNING = (*TUNING, "batch_size", "class_weight", "precision", "random_state"
     metavar="COL",
     help="Train an encoder of this column of texts instead: no IMAGES are needed then.",
 )
-@click.option(
-    "--text-encoder",
-    type=click.Choice(["average", "lstm"]),
-    default="average",
-    show_default=True,
-    help="Of --text: average the words' vectors, with their maximum, or read them in order.",
-)
+@click.option("--sequence", metavar="COL", help="In the same way, of this column of sequences.")
+@sequence_options
+@network_options
+@text_options
 @click.option("--table", type=TABLE, help="CSV or Parquet table with the target.")
 @click.option("--target", metavar="COL", help="Column to learn; stage two may learn another.")
 @target_from_folder_option
@@ -112,6 +114,7 @@ def finetune(
     target_from_folder: bool,
     image_col: tuple[str, ...],
     text: str | None,
+    sequence: str | None,
     quiet: bool,
     as_json: bool,
     **options: Any,
@@ -128,15 +131,19 @@ def finetune(
     from twostage.backbones.spec import BackboneSettings
     from twostage.finetuning import finetune as run
 
-    if text is not None:
-        summary_of_text = _train_encoder(ctx, output, table, target, text, options, quiet)
+    kind, column = asked_of_values(text, sequence, options)
+    if column is not None:
+        refuse_given(ctx, _OF_ENCODER, f"an encoder of {kind}s")
+        trained = _train_encoder(output, table, target, kind, column, options, quiet)
         if as_json:
-            print_json(asdict(summary_of_text))
+            print_json(asdict(trained))
         else:
-            print_result(describe_encoder(summary_of_text))
+            print_result(describe_encoder(trained))
         return
     if images is None:
-        raise UsageError("Give IMAGES, what image names start from; or --text, a column of texts.")
+        raise UsageError(
+            "Give IMAGES, what image names start from; or --text or --sequence, a column."
+        )
     frame, target, columns = _labels(images, table, target, target_from_folder, image_col)
     how = {name: options[name] for name in _OF_TUNING}
     with told(quiet) as loaded, epochs_told(quiet) as progress:
@@ -199,32 +206,36 @@ def describe(summary: "FinetuningSummary") -> str:
     return "\n".join(lines)
 
 
+_SETTINGS = {
+    *("group", "holdout", "task", "log_target", "class_weight", "random_state", "stop_words"),
+    *("word_vectors", "text_encoder", "sequence_encoder"),
+}
 _OF_ENCODER = {
-    *("output", "text", "text_encoder", "table", "target", "group", "holdout", "task"),
-    *("log_target", "class_weight", "random_state", "quiet", "as_json"),
+    *("output", "text", "sequence", "table", "target", "quiet", "as_json"),
+    *_SETTINGS,
+    *OF_LONG_TABLES,
 }
 
 
 def _train_encoder(
-    ctx: click.Context,
     output: str,
     table: str | None,
     target: str | None,
+    kind: str,
     column: str,
     options: dict[str, Any],
     quiet: bool,
 ) -> "EncoderSummary":
     from twostage.pretraining import train_encoder
-    from twostage.table.files import read_table
 
-    refuse_given(ctx, _OF_ENCODER, "images alone, and --text is given")
     if not table or not target:
-        raise UsageError("Give --table and --target: an encoder of texts is taught by a target.")
-    settings = {name: options[name] for name in _OF_ENCODER if name in options}
+        raise UsageError(f"Give --table and --target: an encoder of {kind}s is taught by a target.")
+    settings: dict[str, Any] = {
+        name: options[name] for name in _SETTINGS if options[name] is not None
+    }
+    frame = read_table_of(table, options, quiet)
     with log_shown(quiet):
-        return train_encoder(
-            output, table=read_table(table), target=target, text=column, **settings
-        )
+        return train_encoder(output, table=frame, target=target, **settings | {kind: column})
 
 
 def describe_encoder(summary: "EncoderSummary") -> str:

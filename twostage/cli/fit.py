@@ -11,6 +11,7 @@ from twostage.cli.options import (
     IMAGES,
     NETWORK,
     PLACES,
+    ROLES,
     STORE,
     TABLE,
     allow_seen_option,
@@ -25,6 +26,7 @@ from twostage.cli.options import (
     recipe_options,
     role_options,
     run_options,
+    sequence_options,
     target_from_folder_option,
     task_options,
     tune_option,
@@ -40,6 +42,7 @@ from twostage.cli.output import (
     say,
     told,
 )
+from twostage.cli.sequences import join_to_learn, layout_of
 from twostage.cli.staging import (
     check_tuning,
     fit_both_stages,
@@ -130,6 +133,7 @@ _OF_BACKBONE = (
     help="Images to a step of tuning.",
 )
 @role_options
+@sequence_options
 @recipe_options
 @backbone_options
 @variant_options
@@ -167,9 +171,11 @@ def fit(
     kind = kind_in([store] if store else [], None if images else options["backbone"])
     _check_combination(store, images, table, target_from_folder, options, kind)
     check_tuning(ctx, images, options)
-    settings = with_embedded(fit_settings(options, target_from_folder), kind)
+    settings = fit_settings(options, target_from_folder)
     how = staging_of(settings, options)
     frame = _read_rows(store, images, table, target_from_folder)
+    frame, settings = join_to_learn(frame, settings, options, quiet)
+    settings = with_embedded(settings, kind)
     check_table(frame, settings)
     target = prepare_target(frame[settings.target], settings.task, log_target=settings.log_target)
     check_heads(settings, target)
@@ -334,8 +340,10 @@ def _check_combination(
     if target_from_folder:
         if table or options["target"] or options["image_col"]:
             raise UsageError("--target-from-folder goes without --table, --target, --image-col.")
-        if options["features"] == "table":
-            raise UsageError("--target-from-folder has no table; leave --features table out.")
+        if options["features"] == "table" or options["sequences"]:
+            raise UsageError(
+                "--target-from-folder has no table; leave --features table and --sequences out."
+            )
         return
     if not table or not options["target"]:
         raise UsageError("Give --table and --target, or --target-from-folder without a table.")
@@ -377,17 +385,13 @@ def fit_settings(options: dict[str, Any], target_from_folder: bool) -> "FitSetti
         task=options["task"],
         features=options["features"],
         log_target=options["log_target"],
-        roles=RoleOverrides(
-            **{
-                name: options[name]
-                for name in ("numeric", "categorical", "date", "text", "vector", "ignore")
-            }
-        ),
+        roles=RoleOverrides(**{name: options[name] for name in ROLES}),
         recipe=_recipe(options),
         image_pooling=options["image_pooling"],
         class_weight=options["class_weight"],
         n_tuned=options["tune"],
         allow_seen=options["allow_seen"],
+        sequences=layout_of(options),
         random_state=options["random_state"],
     )
 

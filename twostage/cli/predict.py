@@ -12,10 +12,13 @@ from twostage.cli.options import (
     STORE,
     TABLE,
     json_option,
+    long_option,
     quiet_option,
     run_options,
+    slower_option,
 )
 from twostage.cli.output import UNREADABLE, plural, print_json, print_result, say, told
+from twostage.cli.sequences import join_to_predict
 from twostage.contents import IMAGE
 from twostage.errors import StoreError, UsageError, listed
 
@@ -32,6 +35,8 @@ if TYPE_CHECKING:
 @click.option("--table", type=TABLE, help="CSV or Parquet table with the columns of the training.")
 @click.option("--images", type=IMAGES, help=f"The table's images: {PLACES}.")
 @click.option("--store", type=STORE, help="Instead of --images: a store that holds them.")
+@long_option
+@slower_option
 @click.option(
     "-o",
     "--output",
@@ -50,6 +55,8 @@ def predict(
     table: str | None,
     images: str | None,
     store: str | None,
+    sequences: str | None,
+    slower: str | None,
     output: str,
     quiet: bool,
     as_json: bool,
@@ -71,6 +78,7 @@ def predict(
     fitted = read_model(model)
     check_source(fitted, model, images, store)
     frame = _read_rows(fitted, table, images, store)
+    frame = join_to_predict(frame, fitted.settings, sequences, slower, quiet)
     seen: Any = fitted.look(
         lambda spec: embed_rows(fitted, spec, frame, images, store, quiet, options)[0]
     )

@@ -13,7 +13,7 @@ import pandas as pd
 from twostage.encoders.folder import Encoder, find_encoder, open_encoder
 from twostage.encoders.inputs import Inputs
 from twostage.encoders.spec import EncoderSpec
-from twostage.errors import BackboneError, StoreError, UsageError
+from twostage.errors import BackboneError, DataError, StoreError, UsageError
 from twostage.networks.ends import arrays_of
 from twostage.seen import SeenRows
 
@@ -170,7 +170,10 @@ class EncoderEngine:
 
     def _embed(self, values: np.ndarray) -> np.ndarray:
         """Embed a batch, filled up: compiled for one shape, and the same whatever is beside it."""
-        features = self._inputs.features(pd.Series(values, dtype=object))
+        try:
+            features = self._inputs.features(pd.Series(values, dtype=object))
+        except DataError as error:
+            raise DataError(f"Encoder '{self.spec.name}' was made for others: {error}") from None
         arrays = [_filled(array, self.batch_size) for array in arrays_of(features)]
         with self._on_device(self._device):
             embeddings: Any = self._network.predict_on_batch(arrays)

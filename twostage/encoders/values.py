@@ -3,44 +3,32 @@
 import re
 from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from twostage.contents import TEXT
-from twostage.errors import DataError
 from twostage.fingerprint import hash_bytes
 from twostage.images.loading import LoadedImage
 from twostage.images.references import Reference
+from twostage.table.sequences import count_channels, sequences_in
+from twostage.table.tokens import texts_in
 
 _SHAPE, _NUMBERS = np.dtype("<i8"), np.dtype("<f8")
 _ALWAYS = 1  # a time: what is named by its own digest never changes
 _WORD = re.compile(r"\w")
 
 
-def bytes_of(value: Any, kind: str) -> bytes | None:
-    """Return the bytes that identify a text or a sequence; None where there is nothing in it.
-
-    Parameters
-    ----------
-    value : object, or array of shape (n_steps, n_channels)
-        What a row holds, not missing. A text of blanks and a sequence without a step are nothing.
-    kind : {"text", "sequence"}
-        What it is.
-    """
-    if kind == TEXT:
-        text = str(value)
-        return text.encode("utf-8", "surrogatepass") if text.strip() else None
-    steps = np.asarray(value, _NUMBERS)
-    if steps.size == 0:
-        return None
-    steps = steps.reshape(len(steps), -1) + 0.0  # no -0.0
+def bytes_of(value: str | np.ndarray) -> bytes:
+    """Return the bytes that identify a text, or a float64 sequence of (n_steps, n_channels)."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "surrogatepass")
+    steps = value + 0.0  # no -0.0
     steps[np.isnan(steps)] = np.nan  # one of the many that there are
-    return np.array(steps.shape, _SHAPE).tobytes() + np.ascontiguousarray(steps).tobytes()
+    return np.array(steps.shape, _SHAPE).tobytes() + steps.astype(_NUMBERS).tobytes()
 
 
-def value_of(data: bytes, kind: str) -> Any:
+def value_of(data: bytes, kind: str) -> str | np.ndarray:
     """Return the text or the sequence that `bytes_of` made bytes of."""
     if kind == TEXT:
         return data.decode("utf-8", "surrogatepass")
@@ -64,28 +52,28 @@ class Bytes:
         return self.data
 
 
-def references_to(values: Iterable[Any], kind: str) -> list[Reference | None]:
-    """Return for each value what stage one embeds; None where a row has none.
+def references_to(values: pd.Series, kind: str) -> list[Reference | None]:
+    """Return for each value of a column what stage one embeds; None where there is nothing.
 
-    Equal values have equal references, named by the digest of their bytes.
+    Equal values have equal references, named by the digest of their bytes. A missing value, a text
+    of blanks and a sequence without a step are nothing.
 
     Raises
     ------
     DataError
-        If a value is no text, or no sequence of numbers.
+        If a value is no sequence, or has other channels than the first one.
     """
-    found = []
-    for row, value in enumerate(values):
-        try:
-            data = None if _is_missing(value) else bytes_of(value, kind)
-        except (TypeError, ValueError) as error:
-            raise DataError(f"Row {row + 1} holds no {kind}: {error}. Correct the table.") from None
-        found.append(None if data is None else _reference(data))
-    return found
+    found = _texts_in(values) if kind == TEXT else _sequences_in(values)
+    return [_reference(bytes_of(value)) if len(value) else None for value in found]
 
 
-def _is_missing(value: Any) -> bool:
-    return bool(pd.api.types.is_scalar(value) and pd.isna(value))
+def _texts_in(values: pd.Series) -> list[str]:
+    return [text if text.strip() else "" for text in texts_in(values)]
+
+
+def _sequences_in(values: pd.Series) -> list[np.ndarray]:
+    found = sequences_in(values, count_channels(values))
+    return np.split(found.flat, np.cumsum(found.lengths)[:-1])
 
 
 def _reference(data: bytes) -> Reference:
@@ -119,21 +107,21 @@ class ValueLoader:
                 yield LoadedImage(*facts)
                 continue
             value = value_of(reference.source.read(), self._kind)
-            if self._kind == TEXT and not _WORD.search(value):
+            if isinstance(value, str) and not _WORD.search(value):
                 yield LoadedImage(*facts, error="decode: it has no words")
                 continue
             width, height = _size_of(value)
             yield LoadedImage(*facts, pixels=_alone(value), width=width, height=height)
 
 
-def _alone(value: Any) -> np.ndarray:
+def _alone(value: str | np.ndarray) -> np.ndarray:
     """Return an array of shape () that holds a value: stacked, they make a batch."""
     array = np.empty((), object)
     array[()] = value
     return array
 
 
-def _size_of(value: Any) -> tuple[int, int]:
+def _size_of(value: str | np.ndarray) -> tuple[int, int]:
     """Return the characters of a text and 1, or the steps and channels of a sequence."""
     return (len(value), 1) if isinstance(value, str) else (value.shape[0], value.shape[1])
 
