@@ -4,13 +4,14 @@ import logging
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from twostage.encoders.folder import Encoder, find_encoder, open_encoder
+from twostage.encoders.folder import NETWORK, Encoder, find_encoder, open_encoder
 from twostage.encoders.inputs import Inputs
 from twostage.encoders.spec import EncoderSpec
 from twostage.errors import BackboneError, DataError, StoreError, UsageError
@@ -105,8 +106,8 @@ class LazyEncoder:
             from twostage.backbones.devices import choose_device
 
             chosen = choose_device(self._requested_device)
-            encoder = self._folder()
-            self._built = EncoderEngine(encoder, self.spec, chosen.names[0], self._batch_size)
+            network = self._folder().folder / NETWORK
+            self._built = _engine(network, self.spec, chosen.names[0], self._batch_size)
             self.device = f"{self._built.name} in float32 on {chosen.description}"
             log.info("%s runs on %s.", self.spec.name, self.device)
         return self._built
@@ -126,6 +127,12 @@ class LazyEncoder:
                 "'twostage extract' also takes it from another place, with --backbone FOLDER."
             )
         return found
+
+
+@lru_cache(maxsize=2)
+def _engine(network: Path, spec: EncoderSpec, device: str, batch_size: int) -> "EncoderEngine":
+    """Open an encoder; the last two are kept: folds of a cross-validation share one."""
+    return EncoderEngine(open_encoder(network.parent), spec, device, batch_size)
 
 
 class EncoderEngine:
