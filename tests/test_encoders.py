@@ -267,6 +267,7 @@ def test_a_benchmark_compares_the_column_with_the_table(
     assert found.exit_code == 0, said(found)
     assert "that a tuned backbone has seen" in found.stdout
     scores = dict(re.findall(r"^linear, (\w+) +([01]\.\d+) ", found.stdout, re.MULTILINE))
+    assert f"With linear, {kind}s add" in found.stdout
     assert float(scores["images"]) > 0.9 > float(scores["table"])
 
 
