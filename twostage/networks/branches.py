@@ -107,16 +107,15 @@ def text_branch(
     Returns
     -------
     tensor of shape (n_rows, width)
-        All 0 where a text has no words ("lstm": what follows from nothing).
+        All 0 where a text has no words.
     """
     from keras import layers, ops
 
     vectors = _word_vectors(x, text, units, is_trained, seeds)
     vectors = layers.SpatialDropout1D(dropout, seed=seeds())(vectors)
-    is_word = ops.not_equal(x, NO_WORD)
     if kind == LSTM:
-        return _read_both_ways(vectors, is_word, units, seeds)
-    weight = ops.expand_dims(ops.cast(is_word, vectors.dtype), -1)
+        return _read_both_ways(x, vectors, units, seeds)
+    weight = ops.expand_dims(ops.cast(ops.not_equal(x, NO_WORD), vectors.dtype), -1)
     n_words = ops.maximum(ops.sum(weight, axis=1), 1.0)
     mean = ops.sum(vectors * weight, axis=1) / n_words
     # Padding is as low as the lowest word; a text without words is 0 throughout.
@@ -142,8 +141,14 @@ def _word_vectors(x: Any, text: Tokens, units: int, is_trained: bool, seeds: See
     return found
 
 
-def _read_both_ways(vectors: Any, is_word: Any, units: int, seeds: Seeds) -> Any:
-    from keras import initializers, layers
+def _read_both_ways(x: Any, vectors: Any, units: int, seeds: Seeds) -> Any:
+    """Return the states after reading texts forward and backward; all 0 where there is no word."""
+    from keras import initializers, layers, ops
+
+    is_word = ops.not_equal(x, NO_WORD)
+    # Fast recurrent layers want a step of every row, also of one without words.
+    is_first = ops.less_equal(ops.cumsum(ops.ones_like(x), axis=1), 1)
+    is_read = ops.logical_or(is_word, is_first)
 
     def one_way(goes_backwards: bool) -> Any:
         return layers.LSTM(
@@ -152,9 +157,11 @@ def _read_both_ways(vectors: Any, is_word: Any, units: int, seeds: Seeds) -> Any
             kernel_initializer=initializers.GlorotUniform(seeds()),
             recurrent_initializer=initializers.Orthogonal(seed=seeds()),
             seed=seeds(),
-        )(vectors, mask=is_word)
+        )(vectors, mask=is_read)
 
-    return layers.Concatenate()([one_way(False), one_way(True)])
+    has_words = ops.any(is_word, axis=1, keepdims=True)
+    states = layers.Concatenate()([one_way(False), one_way(True)])
+    return states * ops.cast(has_words, states.dtype)
 
 
 def _normal(deviation: float, seeds: Seeds) -> Any:

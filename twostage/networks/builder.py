@@ -47,13 +47,13 @@ class NetworkSettings:
     text_encoder: str = AVERAGE
     sequence_encoder: str = "lstm"
     embedding_units: int | None = None
-    word_units: int = 64
+    word_units: int = 32
     sequence_units: int = 64
     block_units: int = 32
     units: int = 64
     dropout: float = 0.3
     block_dropout: float = 0.3
-    word_dropout: float = 0.3
+    word_dropout: float = 0.6
     trains_word_vectors: bool = True
 
 
