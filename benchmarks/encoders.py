@@ -187,10 +187,11 @@ def as_markdown(record: dict[str, Any]) -> str:
         f"Reviews of garments, is it recommended? {reviews['rows']:,} rows; AUC on "
         f"{reviews['n_test']:,} of them, of other garments, with 95% intervals by a bootstrap over "
         f"garments. The encoder learned from {reviews['n_encoder']:,} rows, heads on its store "
-        f"from {reviews['n_heads']:,} others. Its training took {reviews['seconds_of_training']:.0f} s, "
-        f"the store {seconds['first']:.0f} s, a second run, with nothing to do, "
-        f"{seconds['second']:.1f} s. The network that it was stripped from had an AUC of "
-        f"{reviews['auc_of_its_network_on_rows_held_back']:.4f} on the training rows held back.",
+        f"from {reviews['n_heads']:,} others. Its training took "
+        f"{reviews['seconds_of_training']:.0f} s, the store {seconds['first']:.0f} s, a second "
+        f"run, with nothing to do, {seconds['second']:.1f} s. The network that it was stripped "
+        f"from had an AUC of {reviews['auc_of_its_network_on_rows_held_back']:.4f} on the training "
+        "rows held back.",
         "",
         "| learned from | AUC | 95% interval |",
         "|---|---|---|",
@@ -202,7 +203,8 @@ def as_markdown(record: dict[str, Any]) -> str:
     lines += [
         "",
         f"Japanese vowels, official split, {vowels['n_train']} rows train, {vowels['n_test']} "
-        "test: accuracy of heads on stores of encoders. No head learned from a row that its encoder saw.",
+        "test: accuracy of heads on stores of encoders. No head learned from a row that its "
+        "encoder saw.",
         "",
         "| encoder | cut | linear | LightGBM |",
         "|---|---|---|---|",
