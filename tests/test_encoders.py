@@ -2,8 +2,10 @@
 
 import json
 import re
+import sys
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -11,6 +13,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from twostage.cli.main import main
+from twostage.encoders import lazy
 from twostage.encoders.folder import find_encoder, open_encoder
 from twostage.encoders.lazy import EncoderEngine
 from twostage.encoders.values import bytes_of, references_to, value_of
@@ -397,6 +400,92 @@ def test_sequences_of_a_long_table_are_embedded(tmp_path: Path) -> None:
     )
     assert predicted.exit_code == 0, said(predicted)
     assert (pd.read_csv(out)["prediction"] == frame["label"]).mean() > 0.9
+
+
+class FakeTensor:
+    """A tensor of PyTorch, as far as a digest needs it."""
+
+    def __init__(self, array: np.ndarray):
+        self.array = array
+
+    def float(self) -> "FakeTensor":
+        return self
+
+    cpu = float
+
+    def numpy(self) -> np.ndarray:
+        return self.array
+
+
+class FakeSentenceTransformer:
+    """Embeds a text as its length and its number of words."""
+
+    asked: ClassVar[list[Any]] = []
+    weights = np.ones(2, np.float32)
+    max_seq_length = 128
+
+    def __init__(self, name: str, **options: Any):
+        assert options["trust_remote_code"] is False
+        assert options["model_kwargs"] == {"use_safetensors": True}
+        self.asked.append(name)
+        self.tokenizer = SimpleNamespace(get_vocab=lambda: {"a": 0})
+
+    def state_dict(self) -> dict[str, FakeTensor]:
+        return {"w": FakeTensor(self.weights)}
+
+    def encode(self, texts: list[str], **_: Any) -> np.ndarray:
+        return np.array([[len(text), len(text.split())] for text in texts], np.float32)
+
+
+@pytest.fixture
+def sentences(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Stand in for sentence-transformers; return what models were loaded."""
+    library = SimpleNamespace(SentenceTransformer=FakeSentenceTransformer)
+    monkeypatch.setitem(sys.modules, "sentence_transformers", library)
+    monkeypatch.setattr("twostage.encoders.sentences.version", lambda _: "6.2.0")
+    lazy._sentence_engine.cache_clear()
+    FakeSentenceTransformer.asked.clear()
+    return FakeSentenceTransformer.asked
+
+
+def test_a_model_of_sentence_transformers_fills_a_store_and_a_fit(
+    sentences: list[Any], table: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, store = "sentence-transformers/tiny", tmp_path / "store"
+    extract_values(table["text"], store, backbone=name)
+    found = EmbeddingStore(store).to_pandas()
+    expected = {hash_bytes(text.encode()): [len(text), 4] for text in table["text"]}
+    assert {row.image: row.embedding.tolist() for row in found.itertuples()} == expected
+    assert not found["seen"].any()
+    assert (
+        "sentence-transformers/tiny, of texts, as published" in run("store", "info", store).stdout
+    )
+
+    again = extract_values(table["text"], store, backbone=name)
+    assert (again.n_computed, sentences) == (0, [name])
+    with pytest.raises(StoreError, match="asked for sentence-transformers:folder"):
+        extract_values(table["text"], store, backbone="sentence-transformers:folder")
+
+    model = TwoStageClassifier("text", "linear", backbone=name)
+    model.fit(table[["text", "size"]], table["label"])
+    model.save(tmp_path / "model")
+    assert len(load_model(tmp_path / "model").predict(table[["text", "size"]])) == N
+
+    lazy._sentence_engine.cache_clear()
+    monkeypatch.setattr(FakeSentenceTransformer, "weights", np.zeros(2, np.float32))
+    with pytest.raises(StoreError, match="made by another encoder: weights_digest is"):
+        extract_values(pd.Series(["something new"]), store)
+
+
+def test_without_sentence_transformers_the_install_line_is_told(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(sys.modules, "sentence_transformers", None)
+    lazy._sentence_engine.cache_clear()
+    message = r"needs the package sentence-transformers.*pip install 'twostage\[sentences\]'"
+    with pytest.raises(UsageError, match=message):
+        extract_values(pd.Series(["a"]), tmp_path / "s", backbone="sentence-transformers/x")
+    assert not (tmp_path / "s").exists()
 
 
 def test_equal_values_have_one_digest_however_they_are_written() -> None:

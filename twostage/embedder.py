@@ -5,7 +5,6 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from numbers import Integral
-from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -22,7 +21,7 @@ from sklearn.utils.validation import (
 
 from twostage.backbones.spec import BackboneSettings, BackboneSpec
 from twostage.cache import embed_through_cache
-from twostage.encoders.folder import find_encoder
+from twostage.encoders.lazy import find_spec
 from twostage.encoders.spec import AnySpec, EncoderSpec
 from twostage.errors import DataError, ImagesError
 from twostage.extraction import ExtractionOptions
@@ -71,8 +70,8 @@ class BackboneParameters:
 
     def _wanted(self) -> BackboneSettings | EncoderSpec:
         """Return what is to embed: a backbone, or the encoder whose folder it is."""
-        found = find_encoder(self.backbone) if Path(self.backbone).is_dir() else None
-        return self._backbone_settings() if found is None else found.spec
+        found = find_spec(self.backbone, self.device)
+        return self._backbone_settings() if found is None else found
 
     def _blocks(
         self,

@@ -252,8 +252,9 @@ def extract_values(
     kind : {"text", "sequence"}
         What the values are.
     backbone : path-like, optional
-        Folder of the encoder, as `twostage.pretraining.train_encoder` makes it; the store's own
-        if None.
+        Folder of the encoder, as `twostage.pretraining.train_encoder` makes it; for texts, also a
+        model of the library sentence-transformers: ``sentence-transformers/NAME``, or
+        ``sentence-transformers:`` and another name or a folder. The store's own if None.
     dtype : {"float32", "float16"}, optional
         Of the stored embeddings.
     **options

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from twostage.cli.sequences import joined, layout_of
@@ -25,7 +24,7 @@ def kind_in(stores: Sequence[str], backbone: str | None = None) -> str:
     UsageError
         If the stores are of different kinds.
     """
-    from twostage.encoders.folder import find_encoder
+    from twostage.encoders.lazy import find_spec
     from twostage.store.store import EmbeddingStore
 
     kinds = [kind_of(EmbeddingStore(store).spec) for store in stores]
@@ -34,8 +33,8 @@ def kind_in(stores: Sequence[str], backbone: str | None = None) -> str:
         raise UsageError(f"The stores are of different kinds: {said}. Give those of one kind.")
     if kinds:
         return kinds[0]
-    encoder = find_encoder(backbone) if backbone and Path(backbone).is_dir() else None
-    return IMAGE if encoder is None else encoder.spec.kind
+    encoder = find_spec(backbone)
+    return IMAGE if encoder is None else encoder.kind
 
 
 def check_columns(kind: str, options: dict[str, Any], stores: Sequence[str]) -> None:

@@ -52,7 +52,8 @@ _LEAST_TO_TELL = 256  # images: fewer say little about a rate
     "text",
     metavar="COL",
     help="Embed the texts of this column: IMAGES is then a CSV or Parquet table, and --backbone "
-    "the folder of an encoder that 'twostage finetune --text' made.",
+    "the folder of an encoder that 'twostage finetune --text' made, or "
+    "sentence-transformers/NAME.",
 )
 @click.option(
     "--sequence-col",

@@ -430,11 +430,9 @@ def _backbone_settings(options: dict[str, Any]) -> "BackboneSettings":
 
 
 def _wanted(settings: "FitSettings", options: dict[str, Any]) -> "BackboneSettings | EncoderSpec":
-    if settings.embeds == IMAGE:
-        return _backbone_settings(options)
-    from twostage.encoders.folder import open_encoder
+    from twostage.encoders.lazy import find_spec
 
-    return open_encoder(options["backbone"]).spec
+    return find_spec(options["backbone"], options["device"]) or _backbone_settings(options)
 
 
 def _embed(

@@ -109,7 +109,8 @@ def _in_words(found: "StoreInfo") -> str:
 
     spec = read_spec(found.spec, found.path)
     if isinstance(spec, EncoderSpec):
-        made_of = f"encoder      {spec.name}, of {spec.kind}s, trained on column '{spec.column}'"
+        source = "as published" if spec.is_pretrained else f"trained on column '{spec.column}'"
+        made_of = f"encoder      {spec.name}, of {spec.kind}s, {source}"
     else:
         made_of = (
             f"backbone     {spec.name}, weights {spec.weights}, layer {spec.layer}, "

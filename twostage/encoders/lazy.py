@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from twostage.contents import TEXT
 from twostage.encoders.folder import NETWORK, Encoder, find_encoder, open_encoder
 from twostage.encoders.inputs import Inputs
+from twostage.encoders.sentences import SentenceEngine, names_sentences
 from twostage.encoders.spec import EncoderSpec
 from twostage.errors import BackboneError, DataError, StoreError, UsageError
 from twostage.networks.ends import arrays_of
@@ -57,23 +59,31 @@ class LazyEncoder:
         self.device: str | None = None
         self._requested_device = device
         self._dtype = dtype
-        self._batch_size = batch_size or _BATCH_SIZE
-        self._built: EncoderEngine | None = None
-        self._spec = wanted if isinstance(wanted, EncoderSpec) else None
-        if wanted is not None and self._spec is None:
-            self._spec = open_encoder(wanted, dtype).spec  # type: ignore[arg-type]
-        if self._spec is not None:
-            _check_kind(self._spec, kind)
+        self._batch_size = batch_size
+        self._built: EncoderEngine | SentenceEngine | None = None
+        self._spec: EncoderSpec | None = None
+        self._sentences: str | None = None  # asked for by name
+        if isinstance(wanted, EncoderSpec):
+            self._spec = wanted
+        elif wanted is not None and names_sentences(wanted):
+            self._sentences = str(wanted)
+        elif wanted is not None:
+            self._spec = open_encoder(wanted, dtype).spec
+        _check_kind(
+            self._spec.kind if self._spec else TEXT if self._sentences else kind, kind, wanted
+        )
 
     @property
     def spec(self) -> EncoderSpec:
-        """What it is.
+        """What it is; loads it, if it was asked for by name alone.
 
         Raises
         ------
         UsageError
             If none was asked for.
         """
+        if self._spec is None and self._sentences is not None:
+            self._spec = self.get().spec
         if self._spec is None:
             raise UsageError(
                 f"A new store of {self.kind}s needs --backbone ENCODER, the folder of an encoder: "
@@ -91,30 +101,44 @@ class LazyEncoder:
         """
         mine = self._spec or spec
         differences = spec.differences(mine)
+        if self._spec is None and self._sentences not in (None, spec.weights):
+            differences.append(f"it is {spec.weights}, asked for {self._sentences}")
         if self._dtype not in (None, spec.storage_dtype):
             differences.append(f"dtype is {spec.storage_dtype}, asked for {self._dtype}")
-        if differences:
-            raise StoreError(
-                f"The embeddings there were made by another encoder: {'; '.join(differences)}. "
-                "Give another folder for the store, or ask for the encoder that made it."
-            )
+        _refuse(differences)
         self._spec = replace(spec, weights=mine.weights, weights_file_hash=mine.weights_file_hash)
 
-    def get(self) -> "EncoderEngine":
-        """Return what embeds, opened at the first call."""
-        if self._built is None:
-            from twostage.backbones.devices import choose_device
+    def get(self) -> "EncoderEngine | SentenceEngine":
+        """Return what embeds, opened at the first call.
 
-            chosen = choose_device(self._requested_device)
-            network = self._folder().folder / NETWORK
-            self._built = _engine(network, self.spec, chosen.names[0], self._batch_size)
-            self.device = f"{self._built.name} in float32 on {chosen.description}"
-            log.info("%s runs on %s.", self.spec.name, self.device)
+        Raises
+        ------
+        StoreError
+            If a model of sentence-transformers is another one by now.
+        """
+        if self._built is None:
+            self._built, self.device = self._open()
+            log.info("%s runs on %s.", self._built.spec.name, self.device)
         return self._built
 
+    def _open(self) -> "tuple[EncoderEngine | SentenceEngine, str]":
+        from twostage.backbones.devices import choose_device
+
+        chosen = choose_device(self._requested_device)
+        if self._sentences is None and not self.spec.is_pretrained:
+            network = self._folder().folder / NETWORK
+            engine = _engine(network, self.spec, chosen.names[0], self._batch_size or _BATCH_SIZE)
+            return engine, f"{engine.name} in float32 on {chosen.description}"
+        asked = self._sentences if self._spec is None else self._spec.weights
+        dtype = self._dtype or ("float32" if self._spec is None else self._spec.storage_dtype)
+        sentences = _sentence_engine(str(asked), chosen.names[0], dtype, self._batch_size)
+        if self._spec is not None:
+            _refuse(self._spec.differences(sentences.spec))
+        return sentences, f"sentence-transformers in float32 on {chosen.description}"
+
     def seen(self) -> SeenRows | None:
-        """Return what it was trained on."""
-        return self._folder().seen()
+        """Return what it was trained on; None if it is as it was published."""
+        return None if self.spec.is_pretrained else self._folder().seen()
 
     def _folder(self) -> Encoder:
         """Return the folder of the very encoder that the spec says."""
@@ -133,6 +157,11 @@ class LazyEncoder:
 def _engine(network: Path, spec: EncoderSpec, device: str, batch_size: int) -> "EncoderEngine":
     """Open an encoder; the last two are kept: folds of a cross-validation share one."""
     return EncoderEngine(open_encoder(network.parent), spec, device, batch_size)
+
+
+@lru_cache(maxsize=1)
+def _sentence_engine(asked: str, device: str, dtype: str, batch_size: int | None) -> SentenceEngine:
+    return SentenceEngine(asked, device, dtype, batch_size)
 
 
 class EncoderEngine:
@@ -187,14 +216,42 @@ class EncoderEngine:
         return np.asarray(embeddings, np.float32)[: len(values)]
 
 
+def find_spec(backbone: object, device: str = "auto") -> EncoderSpec | None:
+    """Return the encoder that a backbone is; None if it is none, and so one of images.
+
+    Parameters
+    ----------
+    backbone : str, path-like or None
+        As asked for: the folder of an encoder, or a model of sentence-transformers, which is then
+        loaded.
+    device : {"auto", "cpu", "gpu"}
+        Where that is to run.
+    """
+    if backbone is None:
+        return None
+    if names_sentences(backbone):
+        return LazyEncoder(TEXT, str(backbone), device).spec
+    found = find_encoder(str(backbone)) if Path(str(backbone)).is_dir() else None
+    return None if found is None else found.spec
+
+
 def _filled(array: np.ndarray, size: int) -> np.ndarray:
     filler = np.zeros((size - len(array), *array.shape[1:]), array.dtype)
     return np.concatenate([array, filler])
 
 
-def _check_kind(spec: EncoderSpec, kind: str) -> None:
-    if spec.kind != kind:
+def _check_kind(found: str, kind: str, wanted: object) -> None:
+    if found != kind:
+        asked = Path(wanted.weights).parent if isinstance(wanted, EncoderSpec) else wanted
         raise UsageError(
-            f"'{Path(spec.weights).parent}' is an encoder of {spec.kind}s, and {kind}s are to be "
-            f"embedded. Give an encoder of {kind}s."
+            f"'{asked}' is an encoder of {found}s, and {kind}s are to be embedded. Give an encoder "
+            f"of {kind}s."
+        )
+
+
+def _refuse(differences: list[str]) -> None:
+    if differences:
+        raise StoreError(
+            f"The embeddings there were made by another encoder: {'; '.join(differences)}. Give "
+            "another folder for the store, or ask for the encoder that made it."
         )

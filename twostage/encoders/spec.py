@@ -12,6 +12,7 @@ from twostage.fingerprint import hash_json
 from twostage.opening.records import checked
 
 FORMAT_VERSION = 1
+KERAS, SENTENCES = "keras", "sentence-transformers"
 _LARGEST_DIM = 1 << 20
 _PROVENANCE = ("weights", "weights_file_hash", "column")
 _NUMERIC_VARIANT = ("engine", "precision", "storage_dtype")
@@ -26,15 +27,15 @@ class EncoderSpec:
     kind : {"text", "sequence"}
         What it embeds.
     weights : str
-        Path of its network. Provenance only.
+        Path of its network, or what sentence-transformers calls it. Provenance only.
     weights_digest : str
         Digest of the network's variables.
-    weights_file_hash : str
-        Digest of the network's file.
+    weights_file_hash : str or None
+        Digest of the network's file, if it is one's.
     inputs_digest : str
         Digest of what turns values into inputs: the vocabulary, or the scaling.
     column : str
-        The column that it was trained on. Provenance only.
+        The column that it was trained on; of sentence-transformers, who made it. Provenance only.
     dim : int
         Length of an embedding.
     storage_dtype : {"float32", "float16"}
@@ -48,19 +49,24 @@ class EncoderSpec:
     kind: str
     weights: str
     weights_digest: str
-    weights_file_hash: str
+    weights_file_hash: str | None
     inputs_digest: str
     column: str
     dim: int
     storage_dtype: str = "float32"
-    engine: str = "keras"
+    engine: str = KERAS
     precision: str = "float32"
     format_version: int = FORMAT_VERSION
 
     @property
     def name(self) -> str:
         """What to call it before people: the name of its folder."""
-        return Path(self.weights).parent.name
+        return self.weights if self.is_pretrained else Path(self.weights).parent.name
+
+    @property
+    def is_pretrained(self) -> bool:
+        """Whether it comes from sentence-transformers, as published."""
+        return self.engine == SENTENCES
 
     @property
     def architecture(self) -> str:
@@ -88,7 +94,8 @@ class EncoderSpec:
 
     def parameters(self) -> dict[str, Any]:
         """Return the settings that ask for it."""
-        return {"backbone": str(Path(self.weights).parent), "dtype": self.storage_dtype}
+        folder = self.weights if self.is_pretrained else str(Path(self.weights).parent)
+        return {"backbone": folder, "dtype": self.storage_dtype}
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any], where: object) -> "EncoderSpec":
@@ -118,11 +125,13 @@ class EncoderSpec:
         for name, choices in (
             ("kind", (TEXT, SEQUENCE)),
             ("storage_dtype", STORAGE_DTYPES),
-            ("engine", ("keras",)),
+            ("engine", (KERAS, SENTENCES)),
             ("precision", ("float32",)),
         ):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} is {getattr(self, name)!r:.60}")
+        if not self.is_pretrained and self.weights_file_hash is None:
+            raise ValueError("there is no digest of its network")
         if not 1 <= self.dim <= _LARGEST_DIM:
             raise ValueError(f"dim is {self.dim}")
 
