@@ -32,7 +32,6 @@ ARTIFACTS = Path(__file__).parents[1] / "artifacts"
 LIBRARIES = ("twostage", "lightgbm", "keras", "tensorflow", "scikit-learn", "numpy")
 TARGET, GROUP, TEXTS = "recommended_ind", "clothing_id", ("title", "review_text")
 TABLE_ALONE, JOINT, TFIDF = "LightGBM, table", "joint, texts and table", "TF-IDF + logistic"
-COMPONENTS = "LightGBM, texts and table"
 Folds = list[FoldPrediction]
 
 
@@ -54,7 +53,6 @@ def ours(
         metrics=["auc"],
         n_folds=n_folds,
         importance=False,
-        n_jobs=1,
     )
     results = pd.read_parquet(folder / name / "results.parquet")
     found = pd.read_parquet(folder / name / "oof.parquet")
@@ -98,10 +96,9 @@ def compare(table: pd.DataFrame, folder: Path, n_folds: int) -> dict[str, Any]:
     """Return the scores of all arms, and how the joint head differs from each."""
     made = {
         TABLE_ALONE: ours(table, folder, "lightgbm", n_folds, has_texts=False),
-        COMPONENTS: ours(table, folder, "lightgbm", n_folds, has_texts=True),
+        JOINT: ours(table, folder, "joint", n_folds, has_texts=True),
     }
     made[TFIDF] = usual(table, made[TABLE_ALONE])
-    made[JOINT] = ours(table, folder, "joint", n_folds, has_texts=True)
     groups = pd.Series(pd.factorize(table[GROUP])[0])
     auc = METRICS["auc"]
     folds = {name: as_folds(found, groups) for name, found in made.items()}
