@@ -1,6 +1,6 @@
 """Measure networks that follow sequences, their stripped encoders, and how metadata joins them.
 
-    python benchmarks/sequences.py [DATA] [--repeats N]
+    python benchmarks/sequences.py [DATA] [--repeats N] [--part NAME]...
 
 Japanese vowels, if DATA holds that folder: which of nine speakers, from 7 to 29 steps of 12
 channels, by the official split (270 rows train, 370 test).
@@ -22,7 +22,7 @@ Generated series, whose class depends on series and metadata together, drawn ane
 Each fusion, the series alone, the metadata alone, and LightGBM on both: accuracy on new rows, means
 over the repeats with 95% intervals of Student's t, and paired differences.
 
-Results go to artifacts/sequences.json and .md.
+Results go to artifacts/sequences.json and .md; those of parts that are not named stay.
 """
 
 import json
@@ -51,7 +51,7 @@ from twostage.networks.sequences import SEQUENCE_ENCODERS
 ARTIFACTS = Path(__file__).parents[1] / "artifacts"
 LIBRARIES = ("twostage", "keras", "tensorflow", "lightgbm", "scikit-learn", "numpy")
 TARGET, SEEDS, N_FOLDS = "speaker", 3, 3
-N_TRAIN, N_TEST = 500, 1000
+N_TRAIN, N_TEST, N_VOWELS_TESTED = 500, 1000, 370
 HEADS = ("linear", "lightgbm")
 
 
@@ -124,35 +124,29 @@ def two_stage(
     }
 
 
-def measure_vowels(data: Path, note: Callable[[str], None]) -> dict[str, Any]:
-    """Measure all that is to be said of the vowels."""
-    train, test = vowels(data)
+def measure_described(train: pd.DataFrame, test: pd.DataFrame) -> dict[str, float]:
+    """Return the accuracy of heads on what describes each channel."""
+    heads = (*HEADS, "svm")
+    return {head: scored(train, test, TARGET, head=head)["accuracy"] for head in heads}
+
+
+def measure_encoder(train: pd.DataFrame, test: pd.DataFrame, kind: str) -> dict[str, Any]:
+    """Measure an encoder of sequences, end to end and stripped."""
     everything = np.arange(len(train))
     folds, halves = (
         list(StratifiedKFold(n, shuffle=True, random_state=0).split(train, train[TARGET]))
         for n in (N_FOLDS, 2)
     )
-    found: dict[str, Any] = {"n_train": len(train), "n_test": len(test), "joint": {}}
-    found["described"] = {
-        head: scored(train, test, TARGET, head=head)["accuracy"] for head in (*HEADS, "svm")
+    runs = [
+        scored(train, test, TARGET, head=JointHead(sequence_encoder=kind), random_state=seed)
+        for seed in range(SEEDS)
+    ]
+    modes = {"crossfit": folds, "holdout": halves[:1], "naive": [(everything, everything)]}
+    return {
+        "accuracy": [run["accuracy"] for run in runs],
+        "seconds": [run["seconds"] for run in runs],
+        "stripped": {mode: two_stage(parts, train, test, kind) for mode, parts in modes.items()},
     }
-    found["stripped"] = {}
-    for kind in SEQUENCE_ENCODERS:
-        runs = [
-            scored(train, test, TARGET, head=JointHead(sequence_encoder=kind), random_state=seed)
-            for seed in range(SEEDS)
-        ]
-        found["joint"][kind] = {
-            name: [run[name] for run in runs] for name in ("accuracy", "seconds")
-        }
-        note(f"{kind}: {found['joint'][kind]['accuracy']}")
-        found["stripped"][kind] = {
-            "crossfit": two_stage(folds, train, test, kind),
-            "holdout": two_stage(halves[:1], train, test, kind),
-            "naive": two_stage([(everything, everything)], train, test, kind),
-        }
-        note(f"{kind}, stripped: {found['stripped'][kind]}")
-    return found
 
 
 def trend(n: int, rng: np.random.Generator) -> pd.DataFrame:
@@ -181,6 +175,8 @@ def where(n: int, rng: np.random.Generator) -> pd.DataFrame:
 
 
 TASKS = {"trend": trend, "where": where}
+DESCRIBED = "described"
+PARTS = (*TASKS, DESCRIBED, *SEQUENCE_ENCODERS)
 
 
 def arms_of(table: pd.DataFrame) -> dict[str, tuple[list[str], Any]]:
@@ -242,27 +238,25 @@ def _of_rows(accuracy: float, n: int) -> str:
     return f"{accuracy:.4f} ({exact.low:.4f} to {exact.high:.4f})"
 
 
-def _vowels_lines(found: dict[str, Any]) -> list[str]:
-    n = found["n_test"]
+def _vowels_lines(found: dict[str, Any], n: int) -> list[str]:
     lines = [
+        "",
         f"## Japanese vowels: accuracy on the official {n} test rows",
         "",
-        f"{found['n_train']} training rows, nine speakers. In brackets the 95% interval (Wilson) "
-        f"of {n} rows; of {SEEDS} seeds the mean, and each.",
+        f"270 training rows, nine speakers. In brackets the 95% interval (Wilson) of {n} rows; of "
+        f"{SEEDS} seeds the mean, and each.",
         "",
         "| arm | accuracy | |",
         "|---|---|---|",
     ]
-    for kind, runs in found["joint"].items():
-        each = ", ".join(f"{value:.4f}" for value in runs["accuracy"])
-        seconds = f"{np.mean(runs['seconds']):.0f} s"
-        mean = float(np.mean(runs["accuracy"]))
-        lines.append(f"| joint head, {kind} | {_of_rows(mean, n)} | {each}; fit {seconds} |")
-    for head, accuracy in found["described"].items():
+    for head, accuracy in found.get("described", {}).items():
         lines.append(f"| {head} on what describes each channel | {_of_rows(accuracy, n)} | |")
-    for kind, modes in found["stripped"].items():
-        joint = float(np.mean(found["joint"][kind]["accuracy"]))
-        for mode, heads in modes.items():
+    for kind in (kind for kind in SEQUENCE_ENCODERS if kind in found):
+        runs = found[kind]
+        each = ", ".join(f"{value:.4f}" for value in runs["accuracy"])
+        joint = float(np.mean(runs["accuracy"]))
+        lines.append(f"| joint head, {kind} | {_of_rows(joint, n)} | {each} |")
+        for mode, heads in runs["stripped"].items():
             for head, accuracy in heads.items():
                 arm = f"{kind} stripped, {mode}, {head}"
                 beside = f"{accuracy - joint:+.4f} beside the joint head"
@@ -270,7 +264,7 @@ def _vowels_lines(found: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _task_lines(name: str, found: dict[str, Any], n_repeats: int) -> list[str]:
+def _task_lines(name: str, found: dict[str, Any]) -> list[str]:
     def shown(one: dict[str, float]) -> str:
         return f"{one['value']:.3f} ({one['low']:.3f} to {one['high']:.3f})"
 
@@ -278,8 +272,8 @@ def _task_lines(name: str, found: dict[str, Any], n_repeats: int) -> list[str]:
         "",
         f"## Generated: {name}",
         "",
-        f"{N_TRAIN:,} training and {N_TEST:,} test rows, {n_repeats} repeats, 95% intervals; GRU "
-        "of 32 units.",
+        f"{N_TRAIN:,} training and {N_TEST:,} test rows, {found['n_repeats']} repeats, "
+        "95% intervals; GRU of 32 units.",
         "",
         "| arm | accuracy |",
         "|---|---|",
@@ -300,22 +294,32 @@ def _machine() -> dict[str, Any]:
     }
 
 
+def _kept() -> dict[str, Any]:
+    file = ARTIFACTS / "sequences.json"
+    return json.loads(file.read_text()) if file.is_file() else {}
+
+
 @click.command(help=__doc__.splitlines()[0])
 @click.argument("data", type=click.Path(exists=True, path_type=Path), required=False)
 @click.option("--repeats", type=click.IntRange(2), default=5, show_default=True)
-def main(data: Path | None, repeats: int) -> None:
+@click.option("--part", "parts", type=click.Choice(PARTS), multiple=True, default=PARTS)
+def main(data: Path | None, repeats: int, parts: Sequence[str]) -> None:
     warnings.filterwarnings("ignore", message="Column .* is left out")
-    note = lambda text: click.echo(text, err=True)  # noqa: E731
-    record: dict[str, Any] = {"machine": _machine(), "n_repeats": repeats}
-    lines = ["# Sequences", "", "By `benchmarks/sequences.py`, which says how.", ""]
-    for name, make in TASKS.items():
-        record[name] = compared(measure_task(make, repeats))
-        note(f"{name}: {record[name]['means']}")
-    if data is not None and (data / "japanese_vowels").is_dir():
-        record["japanese_vowels"] = measure_vowels(data, note)
-        lines += _vowels_lines(record["japanese_vowels"])
-    for name in TASKS:
-        lines += _task_lines(name, record[name], repeats)
+    found = {}
+    train, test = vowels(data) if data else (None, None)
+    for part in parts:
+        if part in TASKS:
+            found[part] = compared(measure_task(TASKS[part], repeats)) | {"n_repeats": repeats}
+        elif train is not None and part == DESCRIBED:
+            found[part] = measure_described(train, test)
+        elif train is not None:
+            found[part] = measure_encoder(train, test, part)
+        click.echo(f"{part}: {found.get(part)}", err=True)
+    record = _kept() | found | {"machine": _machine()}
+    lines = ["# Sequences", "", "By `benchmarks/sequences.py`, which says how."]
+    lines += _vowels_lines(record, N_VOWELS_TESTED)
+    for name in (name for name in TASKS if name in record):
+        lines += _task_lines(name, record[name])
     machine = ", ".join(f"{name} {value}" for name, value in record["machine"].items())
     lines += ["", f"Machine: {machine}."]
     (ARTIFACTS / "sequences.json").write_text(json.dumps(record, indent=1) + "\n")

@@ -154,6 +154,22 @@ def test_what_the_guide_to_reports_shows_runs(
 
 
 @pytest.mark.slow
+def test_what_the_guide_to_sequences_shows_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    guide = (ROOT / "docs" / "sequences.md").read_text()
+    variables: dict = {}
+    for code in blocks(guide, "python"):
+        exec(code, variables)
+    for line in commands(guide):
+        result = CliRunner().invoke(main, shlex.split(line))
+        assert result.exit_code == 0, result.output
+    assert "Sequence: sequence (2)." in result.output
+    assert len(pd.read_csv("predictions.csv")) == 300
+
+
+@pytest.mark.slow
 def test_what_the_extending_guide_shows_runs(monkeypatch: pytest.MonkeyPatch) -> None:
 
     from twostage.backbones import catalogue
