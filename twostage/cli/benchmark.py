@@ -265,16 +265,18 @@ def _row_lines(found: "Benchmark") -> list[str]:
 
 def _arm_lines(found: "Benchmark") -> list[str]:
     """Return a table of the arms: score, interval, costs."""
+    from twostage.bootstrap import short
+
     summary = found.summary
     metric = str(summary["metric"].iloc[0])
     header = ["arm", metric, "95% interval", "fit", "predict/row", "model"]
     rows = [header]
     for arm in summary.to_dict("records"):
         low, high = arm["low"], arm["high"]
-        interval = "of one fold" if isnan(low) else f"{_number(low)} to {_number(high)}"
+        interval = "of one fold" if isnan(low) else f"{short(low)} to {short(high)}"
         cost = (f"{arm['fit_seconds']:.1f} s", f"{arm['predict_us_per_row']:.0f} us")
         size = _size(arm["model_bytes"])
-        rows.append([arm["arm"], _number(arm["value"]), interval, *cost, size])
+        rows.append([arm["arm"], short(arm["value"]), interval, *cost, size])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     padded = ([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])] for row in rows)
     return ["  ".join(cells) for cells in padded]
@@ -282,6 +284,8 @@ def _arm_lines(found: "Benchmark") -> list[str]:
 
 def _importance_lines(found: "Benchmark") -> list[str]:
     """Tell what is worth the most to the first head, where it sees the most."""
+    from twostage.bootstrap import short
+
     told = found.importance
     first = [arm for arm in found.run["arms"] if arm["head"] == found.run["arms"][0]["head"]]
     richest = sorted(first, key=lambda arm: arm["features"] != "both")
@@ -290,7 +294,7 @@ def _importance_lines(found: "Benchmark") -> list[str]:
         return []
     of_arm = told[told["arm"] == names[0]].to_dict("records")
     metric = str(found.summary["metric"].iloc[0])
-    parts = [f"{one['name']} {_number(one['value'])}{_within(one)}" for one in of_arm[:_N_TOP]]
+    parts = [f"{one['name']} {short(one['value'])}{_within(one)}" for one in of_arm[:_N_TOP]]
     more = f"; {len(of_arm) - _N_TOP} more in importance.parquet" if len(of_arm) > _N_TOP else ""
     line = f"Worth to '{names[0]}', in {metric}: {', '.join(parts)}{more}."
     how = found.run["permutations"]
@@ -303,11 +307,9 @@ def _importance_lines(found: "Benchmark") -> list[str]:
 
 
 def _within(one: dict[str, Any]) -> str:
-    return "" if isnan(one["low"]) else f" ({_number(one['low'])} to {_number(one['high'])})"
+    from twostage.bootstrap import short
 
-
-def _number(value: float) -> str:
-    return f"{value:.3f}" if abs(value) < 100 else f"{value:,.0f}"
+    return "" if isnan(one["low"]) else f" ({short(one['low'])} to {short(one['high'])})"
 
 
 def _size(n_bytes: float) -> str:
