@@ -294,7 +294,7 @@ def test_another_encoder_and_another_kind_are_refused(
 
 
 def test_a_store_of_values_is_told_from_one_of_images(
-    kind: str, made: EmbeddingStore, photos: Path, tmp_path: Path, fake_backbone: Any
+    kind: str, encoder: Path, made: EmbeddingStore, photos: Path, tmp_path: Path, fake_backbone: Any
 ) -> None:
     images = tmp_path / "images"
     extract(photos, images)
@@ -302,6 +302,8 @@ def test_a_store_of_values_is_told_from_one_of_images(
         extract_values(pd.Series(["a word"]), images)
     with pytest.raises(StoreError, match=f"holds embeddings of {kind}s, and images are to be"):
         extract(photos, made.path)
+    with pytest.raises(UsageError, match=r"is an encoder of texts or sequences, and images are"):
+        extract(photos, tmp_path / "other", backbone=encoder)
     file = tmp_path / "table.csv"
     pd.DataFrame({kind: ["a"], "y": [1]}).to_csv(file, index=False)
     asked = ("--table", file, "--target", "y", "-o", tmp_path / "model")

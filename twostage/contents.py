@@ -5,6 +5,7 @@ from typing import Any
 
 IMAGE, TEXT, SEQUENCE = "image", "text", "sequence"
 KINDS = (IMAGE, TEXT, SEQUENCE)
+ENCODER = "encoder.json"  # the file that makes a folder one of an encoder of texts or sequences
 
 
 def kind_of(spec: Mapping[str, Any]) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from twostage.backbones.catalogue import CATALOGUE, Architecture, find_architecture
 from twostage.backbones.tuned import NETWORK, TunedBackbone, find_tuned
-from twostage.contents import IMAGE
+from twostage.contents import ENCODER, IMAGE
 from twostage.errors import BackboneError, UsageError
 from twostage.fingerprint import hash_file, hash_json
 from twostage.opening.records import checked
@@ -411,6 +411,12 @@ def _check_choice(name: str, value: str | None, choices: tuple[str, ...]) -> Non
 
 
 def _check_keras_file(file: Path, weights: str | None) -> None:
+    if file.name == NETWORK and (file.parent / ENCODER).is_file():
+        raise UsageError(
+            f"'{file.parent}' is an encoder of texts or sequences, and images are to be embedded. "
+            "Name the column of those (extract: --text-col or --sequence-col; fit: --text or "
+            "--sequence), or give a backbone of images."
+        )
     if file.name == NETWORK and file.parent.is_dir() and not file.is_file():
         raise UsageError(
             f"'{file.parent}' is no backbone: it has no {NETWORK}. Give a folder that 'twostage "

@@ -432,6 +432,10 @@ def _backbone_settings(options: dict[str, Any]) -> "BackboneSettings":
 def _wanted(settings: "FitSettings", options: dict[str, Any]) -> "BackboneSettings | EncoderSpec":
     from twostage.encoders.lazy import find_spec
 
+    if settings.embeds != IMAGE:
+        given = [f"--{name.replace('_', '-')}" for name in _OF_BACKBONE[1:] if options[name]]
+        if given:
+            raise UsageError(f"{', '.join(given)}: of no use for an encoder of {settings.embeds}s.")
     return find_spec(options["backbone"], options["device"]) or _backbone_settings(options)
 
 

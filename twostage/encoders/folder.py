@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from twostage.backbones.spec import STORAGE_DTYPES
+from twostage.contents import ENCODER
 from twostage.encoders.inputs import Inputs, load_inputs
 from twostage.encoders.spec import EncoderSpec
 from twostage.errors import BackboneError, UsageError
@@ -22,7 +23,6 @@ from twostage.opening.records import checked
 from twostage.seen import SeenRows
 
 NETWORK = "encoder.keras"
-RECORD = "encoder.json"
 SEEN = "seen.parquet"
 _COPY = "Copy the encoder's folder again, or make it anew."
 
@@ -51,7 +51,7 @@ class Encoder:
     @property
     def files(self) -> list[Path]:
         """Its files: what to copy to have it elsewhere."""
-        names = [RECORD, *self.digests]
+        names = [ENCODER, *self.digests]
         return [file for name in names if (file := self.folder / name).is_file()]
 
     def seen(self) -> SeenRows:
@@ -115,20 +115,20 @@ def find_encoder(path: str | os.PathLike[str]) -> Encoder | None:
         If its record is damaged.
     """
     folder = Path(path) if Path(path).is_dir() else Path(path).parent
-    if not (folder / RECORD).is_file():
+    if not (folder / ENCODER).is_file():
         return None
     try:
-        record = read_json(folder / RECORD)
+        record = read_json(folder / ENCODER)
         digests = checked(dict[str, str], record["digests"], "digests")
         training = dict(record["training"])
         spec_record = dict(record["spec"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BackboneError(f"'{folder / RECORD}' can't be read ({error}). {_COPY}") from None
-    for name in (RECORD, *digests):
+        raise BackboneError(f"'{folder / ENCODER}' can't be read ({error}). {_COPY}") from None
+    for name in (ENCODER, *digests):
         if Path(name).name != name or (folder / name).is_symlink():
             raise BackboneError(f"Encoder '{folder}' names a file outside itself: '{name}'.")
     spec = EncoderSpec.from_dict(
-        spec_record | {"weights": str((folder / NETWORK).resolve())}, folder / RECORD
+        spec_record | {"weights": str((folder / NETWORK).resolve())}, folder / ENCODER
     )
     return Encoder(folder, spec, training, digests)
 
@@ -155,8 +155,8 @@ def open_encoder(path: str | os.PathLike[str], dtype: str | None = None) -> Enco
     found = find_encoder(path) if Path(path).exists() else None
     if found is None:
         raise UsageError(
-            f"'{path}' is no encoder of texts or sequences: it has no {RECORD}. Give a folder that "
-            "'twostage finetune' made with --text or --sequence."
+            f"'{path}' is no encoder of texts or sequences: it has no {ENCODER}. Give a folder "
+            "that 'twostage finetune' made with --text or --sequence."
         )
     return replace(found, spec=replace(found.spec, storage_dtype=dtype or "float32"))
 
@@ -233,7 +233,7 @@ def write_encoder(
             dim=int(network.output.shape[-1]),
         )
         record = {"spec": spec.to_dict(), "training": dict(training), "digests": digests}
-        (temporary / RECORD).write_text(json.dumps(record, indent=1) + "\n")
+        (temporary / ENCODER).write_text(json.dumps(record, indent=1) + "\n")
         put_in_place(temporary, folder.absolute())
     except OSError as error:
         raise BackboneError(

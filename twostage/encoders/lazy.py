@@ -191,6 +191,11 @@ class EncoderEngine:
         self._on_device = on_device
         with on_device(device):
             self._network = encoder.network()
+        if tuple(self._network.output_shape) != (None, spec.dim):
+            raise BackboneError(
+                f"Encoder '{encoder.folder}' is damaged: its network gives arrays of shape "
+                f"{self._network.output_shape}, not of {spec.dim} numbers. Make it anew."
+            )
 
     def run(self, batches: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         """Yield the embeddings of batches of values, in order.
