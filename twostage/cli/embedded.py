@@ -25,9 +25,8 @@ def kind_in(stores: Sequence[str], backbone: str | None = None) -> str:
         If the stores are of different kinds.
     """
     from twostage.encoders.lazy import find_spec
-    from twostage.store.store import EmbeddingStore
 
-    kinds = [kind_of(EmbeddingStore(store).spec) for store in stores]
+    kinds = [_kind_of(store) for store in stores]
     if len(set(kinds)) > 1:
         said = ", ".join(f"'{s}' of {kind}s" for s, kind in zip(stores, kinds, strict=True))
         raise UsageError(f"The stores are of different kinds: {said}. Give those of one kind.")
@@ -35,6 +34,13 @@ def kind_in(stores: Sequence[str], backbone: str | None = None) -> str:
         return kinds[0]
     encoder = find_spec(backbone)
     return IMAGE if encoder is None else encoder.kind
+
+
+def _kind_of(store: str) -> str:
+    """Return what a store is of; of what is none, the command tells when it opens it."""
+    from twostage.store.store import EmbeddingStore
+
+    return kind_of(EmbeddingStore(store).spec) if EmbeddingStore.exists_at(store) else IMAGE
 
 
 def check_columns(kind: str, options: dict[str, Any], stores: Sequence[str]) -> None:

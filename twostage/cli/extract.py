@@ -114,7 +114,7 @@ def extract(
 
     kind, column = asked_of_values(text, sequence, options)
     of_long = {name: options.pop(name) for name in OF_LONG_TABLES}
-    with told(quiet) as progress:
+    with told(quiet, kind) as progress:
         if column is not None:
             refuse_given(ctx, _OF_VALUES, f"embedding {kind}s")
             wanted = {name: value for name, value in options.items() if name in _OF_VALUES}

@@ -465,7 +465,7 @@ def _embed(
         for note in notes:
             say(note)
         return blocks, held
-    with told(quiet) as progress:
+    with told(quiet, settings.embeds) as progress:
         how = ExtractionOptions(
             options["batch_size"],
             options["workers"],

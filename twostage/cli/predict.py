@@ -161,7 +161,7 @@ def embed_rows(
         for note in notes:
             say(note)
         return blocks, held.seen
-    with told(quiet) as progress:
+    with told(quiet, spec.kind) as progress:
         how = ExtractionOptions(**options, progress=progress)
         pooling = fitted.settings.image_pooling
         blocks, cached = blocks_from_files(frame, columns, str(images), spec, how, pooling=pooling)
