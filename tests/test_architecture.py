@@ -27,6 +27,7 @@ FLOORS = [
         "demo",
         "bootstrap",
         "gradients",
+        "lookup",
         "recipes",
         "features",
     ],

@@ -220,6 +220,7 @@ def _run(*arguments):
         (["--head", "joint", "--stop-words", "german"], 2, "there is no 'german'"),
         (["--head", "joint", "--text-encoder", "gru"], 2, "'gru' is not one of"),
         (["--head", "joint", "--word-vectors", "table.csv"], 1, "can't be read as word vectors"),
+        (["--ignore", "review", "--stop-words", "english"], 2, "the table has no column of text"),
     ],
 )
 def test_what_a_head_can_not_do_is_said(table, monkeypatch, arguments, code, said):

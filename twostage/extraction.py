@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import joblib
+import numpy as np
+import pyarrow as pa
 
 from twostage.backbones.devices import DEVICES
 from twostage.backbones.lazy import LazyBackbone
@@ -26,12 +28,14 @@ from twostage.errors import ImagesError, StoreError, UsageError
 from twostage.executors.local import LocalExecutor
 from twostage.fingerprint import hash_json
 from twostage.images.loading import ImageLoader
+from twostage.images.manifest import Manifest
 from twostage.images.places import open_place
 from twostage.images.references import Reference
+from twostage.lookup import as_mask
 from twostage.pixels import MAX_PIXELS
 from twostage.store.locking import locked
 from twostage.store.places import Files, check_folder, delete_files, open_files
-from twostage.store.planning import make_plan
+from twostage.store.planning import PLANNED_BY, make_plan
 from twostage.store.store import EmbeddingStore
 from twostage.throughput import StageClock, Throughput
 from twostage.worker import Progress, ShardWorker
@@ -220,7 +224,7 @@ precision, preprocessing
     files.check_writable()
     place, note = open_place(images, bytes_column), None
     if names is None:
-        references = place.list_images()
+        references: Sequence[Reference] = place.manifest()
     else:
         found, note = place.find_images(names)
         references = list({reference.image: reference for reference in found.values()}.values())
@@ -334,12 +338,13 @@ def _embed_into(
 ) -> ExtractionSummary:
     """Embed what the store does not hold, part by part."""
     started = time.perf_counter()
+    manifest = Manifest.of(references)
     if options.on_error == "fail":
-        _check_all_present(references)
+        _check_all_present(manifest)
     with _opened(files, backbone, wait=is_cache) as store:
         plan = make_plan(
-            references,
-            store.index(),
+            manifest,
+            store.index(PLANNED_BY),
             n_parts=store.next_number(),
             retry_errors=options.retry_errors,
             verify=options.verify,
@@ -361,7 +366,7 @@ def _embed_into(
         throughput = None
         if n_computed and backbone.kind == IMAGE:
             throughput = clock.throughput(n_computed, shares_cores=backbone.get().is_on_cpu)
-        errors = _errors_of(store, references)
+        errors = _errors_of(store, manifest)
         if errors and not is_cache:
             _judge(errors, len(references), options.on_error, backbone.kind)
     return ExtractionSummary(
@@ -373,7 +378,7 @@ def _embed_into(
         n_reused=sum(record.n_reused for record in records),
         n_unchanged=plan.n_unchanged,
         n_gone=plan.n_gone,
-        n_others=len(store.index()) - len(references),
+        n_others=plan.n_others,
         n_errors=len(errors),
         errors=dict(Counter(errors.values()).most_common()),
         first_error=next(iter(errors), None),
@@ -439,13 +444,13 @@ def _judge(errors: Mapping[str, str], n_images: int, on_error: str, kind: str) -
         )
 
 
-def _check_all_present(references: Sequence[Reference]) -> None:
-    missing = [reference for reference in references if reference.size_bytes is None]
-    if missing:
+def _check_all_present(manifest: Manifest) -> None:
+    missing = np.flatnonzero(as_mask(manifest.columns["size_bytes"].is_null()))
+    if len(missing):
+        first = manifest[int(missing[0])]
         raise ImagesError(
-            f"{len(missing)} of {len(references)} images have no file; first: "
-            f"'{missing[0].path}'. Fix the paths, or drop --on-error fail to keep them as rows "
-            "without an embedding."
+            f"{len(missing)} of {len(manifest)} images have no file; first: '{first.path}'. Fix "
+            "the paths, or drop --on-error fail to keep them as rows without an embedding."
         )
 
 
@@ -466,9 +471,10 @@ def _loader(
     )
 
 
-def _errors_of(store: EmbeddingStore, references: Sequence[Reference]) -> dict[str, str]:
+def _errors_of(store: EmbeddingStore, manifest: Manifest) -> dict[str, str]:
     """Return the error of each image asked for that has one, as the store has them now."""
-    index = store.index()
-    error_of = dict(zip(index["image"].to_pylist(), index["error"].to_pylist(), strict=True))
-    errors = ((reference.image, error_of[reference.image]) for reference in references)
-    return {image: error for image, error in errors if error is not None}
+    failed = store.failed()
+    rows = manifest.rows_of(failed["image"])
+    order = np.argsort(rows, kind="stable")
+    wanted = failed.take(pa.array(order[rows[order] >= 0]))
+    return dict(zip(wanted["image"].to_pylist(), wanted["error"].to_pylist(), strict=True))

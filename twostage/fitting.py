@@ -24,7 +24,7 @@ from twostage.splits import holdout, link_groups
 from twostage.table.dates import dates_in, format_of
 from twostage.table.files import require_column
 from twostage.table.numbers import booleans_in, numbers_in
-from twostage.table.roles import BOOLEAN, DATE, IGNORED, NUMERIC, Column, infer_roles
+from twostage.table.roles import BOOLEAN, DATE, IGNORED, NUMERIC, TEXT, Column, infer_roles
 from twostage.table.tokens import stop_words_of
 from twostage.table.word_vectors import check_vectors_file
 from twostage.targets import Target
@@ -81,6 +81,8 @@ def check_table(frame: pd.DataFrame, settings: FitSettings) -> None:
     DataError
         If a column named in the settings is missing, a column has no values at all, or several
         rows name the same image without a group that keeps them together.
+    UsageError
+        If there are wishes for texts and no column of them.
     """
     for purpose, names in (
         ("target", [settings.target]),
@@ -101,7 +103,9 @@ def check_table(frame: pd.DataFrame, settings: FitSettings) -> None:
         raise DataError(f"Column {listed(empty)} has no values in any row. {fix}.")
     if settings.features != "table" and settings.embeds == IMAGE:
         _check_repeated_images(frame, settings)
-    for column in tell_roles(frame, settings):
+    columns = tell_roles(frame, settings)
+    _check_there_are_texts(columns, settings)
+    for column in columns:
         values = frame[column.name]
         if column.role == NUMERIC:
             numbers_in(values)
@@ -151,6 +155,16 @@ def _check_texts(settings: FitSettings) -> None:
             "Choose the head joint, or leave word vectors out."
         )
     check_vectors_file(vectors)
+
+
+def _check_there_are_texts(columns: Sequence[Column], settings: FitSettings) -> None:
+    """Refuse wishes for texts where there are none, unless texts are not looked at anyway."""
+    wishes = [name for name in ("stop_words", "word_vectors") if name in settings.recipe]
+    if wishes and columns and all(column.role != TEXT for column in columns):
+        raise UsageError(
+            f"There are {' and '.join(wishes).replace('_', ' ')} for texts, and the table has no "
+            "column of text. Name one with --text (text=), or leave them out."
+        )
 
 
 def _check_class_weight(class_weight: Any, target: Target) -> None:
@@ -224,6 +238,7 @@ def fit_model(
     """
     if columns is None:
         columns = tell_roles(rows.frame, settings)
+    _check_there_are_texts(columns, settings)
     if not rows.blocks and all(column.role == IGNORED for column in columns):
         raise DataError(_nothing_left_message(columns))
     kept = _weighted(rows, target, settings)
