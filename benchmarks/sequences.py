@@ -50,7 +50,7 @@ from twostage.networks.sequences import SEQUENCE_ENCODERS
 
 ARTIFACTS = Path(__file__).parents[1] / "artifacts"
 LIBRARIES = ("twostage", "keras", "tensorflow", "lightgbm", "scikit-learn", "numpy")
-TARGET, SEEDS, N_FOLDS = "speaker", 3, 3
+TARGET, SEEDS, N_FOLDS = "speaker", 2, 3
 N_TRAIN, N_TEST, N_VOWELS_TESTED = 500, 1000, 370
 HEADS = ("linear", "lightgbm")
 

@@ -113,7 +113,7 @@ def test_what_the_page_on_networks_shows_runs(
     assert (tmp_path / "joint-model" / "member-0" / "head.keras").is_file()
     variables: dict[str, object] = {}
     for code in blocks(page, "python"):
-        if "sequence=" in code or "end_to_end" in code:  # until those parts are merged
+        if "sequence=" in code or "finetuning=" in code:  # until those parts are merged
             continue
         exec(code, variables)
 

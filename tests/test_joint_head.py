@@ -258,7 +258,7 @@ def test_commands_fit_predict_and_compare(table, monkeypatch):
     loaded = twostage.load_model("model")
     assert loaded.get_params()["word_vectors"] == "words.vec"
     assert (loaded.predict(frame) == predicted).all()
-    rest = ["--heads", "joint,lightgbm", "--folds", "2", "--n-jobs", "1", "--no-importance"]
+    rest = ["--heads", "lightgbm,joint", "--folds", "2", "--n-jobs", "1", "--no-importance"]
     result = _run("benchmark", *common, *words, *rest, "-o", "results")
     assert result.exit_code == 0, result.output
     assert "joint, table" in result.output

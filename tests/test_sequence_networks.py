@@ -4,10 +4,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from twostage import TwoStageClassifier
+from twostage import TwoStageClassifier, load_model
 from twostage.errors import DataError
 from twostage.features import Features, Steps
 from twostage.heads.joint import JointHead
+from twostage.heads.network_training import outputs_of
 from twostage.networks.builder import NetworkSettings, build, outputs_of_branch
 from twostage.networks.ends import arrays_of
 from twostage.networks.fusion import FUSIONS
@@ -58,6 +59,7 @@ def test_padding_changes_nothing(fusion, kind, tmp_path):
     )
     changed = _outputs(padded, noise)
     np.testing.assert_allclose(changed, outputs, atol=1e-5)
+    assert outputs_of(network, short.take(np.arange(0))).shape == (0, 1, 2)
     network.save(tmp_path / "network.keras")
     np.testing.assert_allclose(
         _outputs(load_network(tmp_path / "network.keras"), short), outputs, atol=1e-6
@@ -116,3 +118,6 @@ def test_series_and_category_are_learned_together(fusion, tmp_path):
     head = JointHead(fusion=fusion, sequence_encoder="gru", n_members=1, max_epochs=40)
     model = TwoStageClassifier(head=head, sequence=["series"]).fit(table[:400], y[:400])
     assert model.score(table[400:], y[400:]) > 0.9
+    model.save(tmp_path / "model")
+    proba = load_model(tmp_path / "model").predict_proba(table)
+    np.testing.assert_allclose(proba, model.predict_proba(table), atol=1e-6)

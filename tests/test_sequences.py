@@ -195,6 +195,19 @@ def test_a_damaged_record_of_sequences_is_refused(tmp_path, part, change, messag
         FeatureEncoder.load(tmp_path)
 
 
+def test_the_largest_numbers_are_described_and_scaled(tmp_path):
+    frame = _column([[1e30, -1e30], [1.0], [-1e30, 1e30, 5.0]] * 4)
+    column = Column("a", SEQUENCE, "object", n_values=1)
+    rows = TrainingRows(frame, {}, np.arange(12) % 2, 2)
+    for number, recipe in enumerate([Recipe(), _StepsHead.recipe]):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        FeatureEncoder.fit_transform(rows, [column], recipe, 0)[0].save(folder)
+        features = FeatureEncoder.load(folder).transform(frame, {})
+        assert np.isfinite(features.matrix()).all()
+        assert all(np.isfinite(steps.values).all() for steps in features.sequences)
+
+
 def test_digests_of_rows_see_every_step():
     long = np.zeros((5000, 1))
     other = long.copy()
@@ -288,6 +301,11 @@ def test_slower_measurements_are_aligned_in_time(align, expected):
     joined = _attached(table, long, slower=slower, align=align)
     found = np.concatenate([cell[:, 1] for cell in joined["sequence"]])
     np.testing.assert_allclose(found, expected)
+
+
+def test_a_long_table_without_rows_is_explained():
+    with pytest.raises(DataError, match="The long table of sequences has no rows"):
+        _attached(long=LONG[:0])
 
 
 def test_dates_and_numbers_are_not_aligned():

@@ -87,7 +87,7 @@ def _repeated(values: Any, lengths: Any, context: Any, kind: str, units: int, se
     """Follow steps that each know the context."""
     from keras import layers, ops
 
-    at_each = ops.expand_dims(context, 1) * ops.ones_like(ops.max(values, axis=2, keepdims=True))
+    at_each = ops.expand_dims(context, 1) * ops.ones_like(ops.sum(values, axis=2, keepdims=True))
     return sequence_branch(layers.Concatenate()([values, at_each]), lengths, kind, units, seeds)
 
 

@@ -47,7 +47,7 @@ def mask_of(values: Any, lengths: Any) -> Any:
     """
     from keras import ops
 
-    numbers = ops.cumsum(ops.ones_like(ops.max(values, axis=2)), axis=1)
+    numbers = ops.cumsum(ops.ones_like(ops.sum(values, axis=2)), axis=1)
     least = ops.maximum(ops.cast(lengths, "float32"), 1.0)
     return ops.less_equal(numbers, ops.expand_dims(least, -1))
 

@@ -226,6 +226,8 @@ class _Ordered:
 
 def _read(long: pd.DataFrame, what: str, layout: LongLayout, wanted: Sequence[str]) -> _Long:
     rows, names = named(_required(long, layout.id, what, "id"))
+    if not len(rows):
+        raise DataError(f"The {what} of sequences has no rows. Give one with a row per step.")
     _check_given(rows >= 0, what, "id", layout.id)
     steps = _required(long, layout.step, what, "step")
     _check_given(steps.notna().to_numpy(dtype=bool), what, "step", layout.step)

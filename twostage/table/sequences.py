@@ -320,7 +320,8 @@ def _described(found: Sequences) -> np.ndarray:
     has_steps = found.lengths > 0
     if has_steps.any():
         parts[has_steps] = _descriptions(found.flat, found.lengths[has_steps])
-    return np.column_stack([parts.reshape(len(parts), -1), found.lengths])
+    described = np.column_stack([parts.reshape(len(parts), -1), found.lengths])
+    return np.clip(described, -LARGEST, LARGEST)  # slopes of the largest numbers are larger
 
 
 def _descriptions(flat: np.ndarray, lengths: np.ndarray) -> np.ndarray:
