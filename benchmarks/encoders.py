@@ -1,6 +1,6 @@
 """Measure encoders of texts and sequences, in stores, beside networks and words as it is usual.
 
-    python benchmarks/encoders.py DATA [--rows N] [-o FOLDER]
+    python benchmarks/encoders.py DATA [--part vowels|reviews] [--rows N] [-o FOLDER]
 
 Reviews of garments, `recommended_ind` without `rating`: a fifth of the rows, whole garments, is
 tested. Of the others an encoder learns from half, by `twostage.train_encoder`, and heads from the
@@ -175,15 +175,10 @@ def measure_vowels(data: Path, folder: Path) -> dict[str, Any]:
     return {"n_train": len(train), "n_test": len(test), "accuracy": found}
 
 
-def as_markdown(record: dict[str, Any]) -> str:
-    """Return what was measured as tables."""
-    reviews, vowels = record["reviews"], record["vowels"]
+def lines_of_reviews(reviews: dict[str, Any]) -> list[str]:
+    """Return what was measured on reviews as sentences and a table."""
     seconds = reviews["seconds_of_extraction"]
     lines = [
-        "# Encoders of texts and sequences, in stores",
-        "",
-        "By `benchmarks/encoders.py`. Seconds are of a busy machine.",
-        "",
         f"Reviews of garments, is it recommended? {reviews['rows']:,} rows; AUC on "
         f"{reviews['n_test']:,} of them, of other garments, with 95% intervals by a bootstrap over "
         f"garments. The encoder learned from {reviews['n_encoder']:,} rows, heads on its store "
@@ -200,8 +195,12 @@ def as_markdown(record: dict[str, Any]) -> str:
         lines.append(
             f"| {name} | {score['value']:.4f} | {score['low']:.4f} to {score['high']:.4f} |"
         )
-    lines += [
-        "",
+    return lines
+
+
+def lines_of_vowels(vowels: dict[str, Any]) -> list[str]:
+    """Return what was measured on vowels as a sentence and a table."""
+    lines = [
         f"Japanese vowels, official split, {vowels['n_train']} rows train, {vowels['n_test']} "
         "test: accuracy of heads on stores of encoders. No head learned from a row that its "
         "encoder saw.",
@@ -212,24 +211,37 @@ def as_markdown(record: dict[str, Any]) -> str:
     for kind, by_cut in vowels["accuracy"].items():
         for cut, found in by_cut.items():
             lines.append(f"| {kind} | {cut} | {found['linear']:.3f} | {found['lightgbm']:.3f} |")
+    return lines
+
+
+def as_markdown(record: dict[str, Any]) -> str:
+    """Return what was measured as a page."""
+    lines = ["# Encoders of texts and sequences, in stores", ""]
+    lines += ["By `benchmarks/encoders.py`. Seconds are of a busy machine."]
+    for part, lines_of in (("reviews", lines_of_reviews), ("vowels", lines_of_vowels)):
+        lines += ["", *lines_of(record[part])] if part in record else []
     made = ", ".join(f"{name} {found}" for name, found in record["versions"].items())
     return "\n".join([*lines, "", f"{record['machine']}; {made}.", ""])
 
 
 @click.command()
 @click.argument("data", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--part", type=click.Choice(["vowels", "reviews"]), help="This one alone.")
 @click.option("--rows", type=click.IntRange(500), help="So many reviews, by chance, not all.")
 @click.option("-o", "--output", default="encoders", type=click.Path(path_type=Path))
-def main(data: Path, rows: int | None, output: Path) -> None:
+def main(data: Path, part: str | None, rows: int | None, output: Path) -> None:
     """Measure encoders of reviews and vowels."""
     output.mkdir(parents=True, exist_ok=True)
-    record: dict[str, Any] = {"vowels": measure_vowels(data, output)}
-    record["reviews"] = measure_reviews(data, output, rows)
+    file = ARTIFACTS / "encoders.json"
+    record: dict[str, Any] = json.loads(file.read_text()) if file.is_file() and part else {}
+    if part != "reviews":
+        record["vowels"] = measure_vowels(data, output)
+    if part != "vowels":
+        record["reviews"] = measure_reviews(data, output, rows)
     record["machine"] = f"{platform.system()} {platform.machine()}, {joblib.cpu_count()} cores"
     record["versions"] = {name: version(name) for name in LIBRARIES}
     click.echo(as_markdown(record))
     if rows is None:
-        file = ARTIFACTS / "encoders.json"
         file.write_text(json.dumps(record, indent=1) + "\n")
         file.with_suffix(".md").write_text(as_markdown(record))
 
