@@ -305,17 +305,22 @@ def _kept() -> dict[str, Any]:
 @click.option("--part", "parts", type=click.Choice(PARTS), multiple=True, default=PARTS)
 def main(data: Path | None, repeats: int, parts: Sequence[str]) -> None:
     warnings.filterwarnings("ignore", message="Column .* is left out")
-    found = {}
     train, test = vowels(data) if data else (None, None)
     for part in parts:
         if part in TASKS:
-            found[part] = compared(measure_task(TASKS[part], repeats)) | {"n_repeats": repeats}
-        elif train is not None and part == DESCRIBED:
-            found[part] = measure_described(train, test)
-        elif train is not None:
-            found[part] = measure_encoder(train, test, part)
-        click.echo(f"{part}: {found.get(part)}", err=True)
-    record = _kept() | found | {"machine": _machine()}
+            found = compared(measure_task(TASKS[part], repeats)) | {"n_repeats": repeats}
+        elif train is None:
+            continue
+        elif part == DESCRIBED:
+            found = measure_described(train, test)
+        else:
+            found = measure_encoder(train, test, part)
+        click.echo(f"{part}: {found}", err=True)
+        write(_kept() | {part: found, "machine": _machine()})
+
+
+def write(record: dict[str, Any]) -> None:
+    """Write what was found, as JSON and in words."""
     lines = ["# Sequences", "", "By `benchmarks/sequences.py`, which says how."]
     lines += _vowels_lines(record, N_VOWELS_TESTED)
     for name in (name for name in TASKS if name in record):
