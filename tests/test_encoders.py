@@ -369,6 +369,14 @@ def test_commands_train_and_extract(kind: str, table: pd.DataFrame, tmp_path: Pa
     gone = run("store", "prune", store)
     assert gone.exit_code == 2
     assert f"holds {kind}s, which are named by what they are" in gone.stderr
+    asked = ("fit", "--table", file, "--target", "label", f"--{kind}", kind, "--backbone", enc)
+    rest = ("--ignore", "text" if kind == "sequence" else "sequence", "--head", "linear")
+    fitted = run(*asked, *rest, "-o", tmp_path / "model")
+    assert fitted.exit_code == 0, said(fitted)
+    assert "numbers from enc.\n" in fitted.stdout
+    odd = run(*asked, "--pooling", "max", "-o", tmp_path / "model")
+    assert odd.exit_code == 2
+    assert f"--pooling: of no use for an encoder of {kind}s." in odd.stderr
     wrong = run(
         "extract", file, f"--{kind}-col", kind, "-o", store, "--layer", "x", "--resize", "pad"
     )
