@@ -66,8 +66,10 @@ def test_padding_changes_nothing(fusion, kind, tmp_path):
     )
 
 
-@pytest.mark.parametrize("kind", SEQUENCE_ENCODERS)
-@pytest.mark.parametrize("fusion", FUSIONS)
+@pytest.mark.parametrize(
+    ("fusion", "kind"),
+    [("concat", "lstm"), ("concat", "cnn"), ("repeat", "gru"), ("attention", "cnn")],
+)
 def test_a_row_without_steps_has_a_vector_of_zeros(fusion, kind):
     from keras import Model, ops
 

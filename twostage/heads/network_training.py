@@ -16,6 +16,7 @@ _LEAST_IMPROVEMENT = 0.001  # of the loss, relative: below it, more epochs only 
 _SHARE_MADE_UNSEEN = 0.05
 _LEAST_LIKELIHOOD = 1e-7
 _CHUNK = 4096
+_MOST_STEPS = 1 << 17  # or words, of the rows that are predicted at once: they fill the memory
 
 
 @dataclass
@@ -126,8 +127,15 @@ def outputs_of(network: Any, features: Features, *, is_compiled: bool = False) -
         return np.asarray(ops.convert_to_numpy(network(piece, training=False)))
 
     inputs = arrays_of(features)
-    if len(features) == 0:  # not every layer takes no rows
+    if len(features) == 0:  # of which Keras takes no maximum; a network of other inputs still fails
         inputs = [np.zeros((1, *part.shape[1:]), part.dtype) for part in inputs]
-    starts = range(0, max(1, len(features)), _CHUNK)
-    pieces = [[part[start : start + _CHUNK] for part in inputs] for start in starts]
+    size = _rows_at_once(features)
+    starts = range(0, max(1, len(features)), size)
+    pieces = [[part[start : start + size] for part in inputs] for start in starts]
     return np.concatenate([run(piece) for piece in pieces])[: len(features)]
+
+
+def _rows_at_once(features: Features) -> int:
+    lengths = [text.numbers.shape[1] for text in features.texts]
+    lengths += [steps.values.shape[1] for steps in features.sequences]
+    return max(1, min(_CHUNK, _MOST_STEPS // max(lengths, default=1)))
