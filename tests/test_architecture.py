@@ -28,6 +28,7 @@ FLOORS = [
         "bootstrap",
         "gradients",
         "lookup",
+        "memory",
         "recipes",
         "features",
     ],

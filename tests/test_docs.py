@@ -139,6 +139,24 @@ def test_what_the_guide_to_places_shows_runs(
 
 
 @pytest.mark.slow
+def test_what_the_guide_to_scale_shows_runs(
+    demo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "twostage-demo").symlink_to(demo_folder / "twostage-demo")
+    monkeypatch.chdir(tmp_path)
+    guide = (ROOT / "docs" / "scale.md").read_text()
+    first, *_ = commands(README)
+    assert CliRunner().invoke(main, shlex.split(first)).exit_code == 0
+    for code in blocks(guide, "python"):
+        exec(code, {})
+    components = pd.read_parquet(tmp_path / "with-components.parquet")["components"]
+    assert len(components[0]) == 64
+    for line in commands(guide):
+        result = CliRunner().invoke(main, shlex.split(line))
+        assert result.exit_code == 0, result.output
+
+
+@pytest.mark.slow
 def test_what_the_guide_to_reports_shows_runs(
     demo_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
