@@ -69,6 +69,23 @@ def test_what_the_guide_to_fine_tuning_shows_runs(
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*had been seen by the tuned backbone")
+def test_what_the_guide_to_encoders_shows_runs(
+    demo_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(demo_folder)
+    guide = (ROOT / "docs" / "encoders.md").read_text()
+    first, *others = blocks(guide, "python")
+    exec(first, {})
+    for line in commands(guide):
+        result = CliRunner().invoke(main, shlex.split(line))
+        assert result.exit_code == 0, result.output
+    assert len(pd.read_csv("predicted.csv")) == 400
+    for code in others:
+        exec(code, {})
+
+
+@pytest.mark.slow
 def test_what_the_guide_to_benchmarks_shows_runs(
     demo_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,8 +11,9 @@ if TYPE_CHECKING:
     from twostage.benchmarking import benchmark
     from twostage.embedder import ImageEmbedder
     from twostage.estimator import TwoStageClassifier, TwoStageRegressor, load_model
-    from twostage.extraction import extract
+    from twostage.extraction import extract, extract_values
     from twostage.finetuning import finetune
+    from twostage.pretraining import train_encoder
     from twostage.store.store import EmbeddingStore
     from twostage.table.long import attach_sequences
 
@@ -24,8 +25,10 @@ _HOME_OF = {
     "attach_sequences": "twostage.table.long",
     "benchmark": "twostage.benchmarking",
     "extract": "twostage.extraction",
+    "extract_values": "twostage.extraction",
     "finetune": "twostage.finetuning",
     "load_model": "twostage.estimator",
+    "train_encoder": "twostage.pretraining",
 }
 
 __version__ = _version("twostage")
@@ -37,8 +40,10 @@ __all__ = [
     "attach_sequences",
     "benchmark",
     "extract",
+    "extract_values",
     "finetune",
     "load_model",
+    "train_encoder",
 ]
 
 

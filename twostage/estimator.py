@@ -20,7 +20,7 @@ from sklearn.utils.validation import (
     validate_data,
 )
 
-from twostage.backbones.spec import BackboneSpec
+from twostage.contents import IMAGE
 from twostage.embedder import (
     BackboneParameters,
     PathLike,
@@ -29,6 +29,7 @@ from twostage.embedder import (
     to_pandas,
     warn_of_errors,
 )
+from twostage.encoders.spec import EncoderSpec, read_spec
 from twostage.errors import DataError, UsageError
 from twostage.fitted import FitSettings
 from twostage.fitting import (
@@ -195,7 +196,7 @@ class _TwoStage(BackboneParameters, BaseEstimator):
             frame, target, sample_weight = frame.iloc[kept], target.take(kept), sample_weight[kept]
             groups = None if groups is None else groups[kept]
         used = () if settings.features == "table" else settings.image_columns
-        blocks, store = self._blocks(frame, used, self._backbone_settings(), self.image_pooling)
+        blocks, store = self._blocks(frame, used, self._wanted(), self.image_pooling)
         warn_of_errors(blocks)
         rows = training_rows(
             frame, blocks, target, settings, () if groups is None else groups, sample_weight
@@ -291,6 +292,11 @@ class _TwoStage(BackboneParameters, BaseEstimator):
             {"random_state": settings.random_state}
             | ({"class_weight": "balanced"} if settings.class_weight == "balanced" else {}),
         )
+        if settings.embeds != IMAGE:
+            raise UsageError(
+                f"finetune={self.finetune!r} tunes backbones of images, and the backbone is an "
+                f"encoder of {settings.embeds}s. Leave finetune out."
+            )
         if not settings.image_columns or settings.features == "table":
             raise UsageError(
                 f"finetune={self.finetune!r} tunes a backbone on images, and there are none: give "
@@ -317,6 +323,11 @@ class _TwoStage(BackboneParameters, BaseEstimator):
         )
         return Staging(how, settings, images, spec)
 
+    def _embeds(self) -> str:
+        """Return what the image columns hold."""
+        wanted = self._wanted() if self.image_columns is not None else None
+        return wanted.kind if isinstance(wanted, EncoderSpec) else IMAGE
+
     def _settings(self, frame: pd.DataFrame, values: pd.Series, is_table: bool) -> FitSettings:
         images = self.image_columns
         numeric = self.numeric if is_table else frame.columns
@@ -337,6 +348,7 @@ class _TwoStage(BackboneParameters, BaseEstimator):
             allow_seen=self.allow_seen,
             random_state=_seed(self.random_state),
             n_jobs=self.n_jobs,
+            embeds=self._embeds(),
         )
 
     def _recipe(self) -> dict[str, Any]:
@@ -362,7 +374,7 @@ class _TwoStage(BackboneParameters, BaseEstimator):
         self, frame: pd.DataFrame, spec: dict[str, Any]
     ) -> tuple[dict[str, ImageBlock], EmbeddingStore | None]:
         """Return the embeddings of rows by a backbone of the model."""
-        wanted = BackboneSpec.from_dict(spec, "the model")
+        wanted = read_spec(spec, "the model")
         pooling = self.model_.settings.image_pooling
         return self._blocks(frame, list(self.model_.dims), wanted, pooling)
 
@@ -640,7 +652,7 @@ def load_model(
         backbone = model.parent
         estimator.set_params(finetune=model.staging.mode, finetuning=model.staging.options())
     if backbone is not None:
-        asked = BackboneSpec.from_dict(backbone, path).parameters()
+        asked = read_spec(backbone, path).parameters()
         chosen = {name: asked[name] for name in asked if name in estimator.get_params(deep=False)}
         estimator.set_params(**chosen | {"random_state": settings.random_state})
     estimator._adopt(model)

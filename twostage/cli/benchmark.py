@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from twostage.cli.embedded import check_columns, kind_in, with_embedded
 from twostage.cli.fit import asked_of_networks, listed_images
 from twostage.cli.live import cells_told
 from twostage.cli.options import (
@@ -152,13 +153,15 @@ def benchmark(
     from twostage.cli.fit import fit_settings
     from twostage.table.files import read_table, table_from_folders
 
-    _check_combination(stores, table, target_from_folder, options)
+    kind = kind_in(stores)
+    _check_combination(stores, table, target_from_folder, options, kind)
     if target_from_folder:
         frame = table_from_folders(listed_images(stores[0], None))
     else:
         frame = read_table(str(table))
     common = options | _AS_IN_FIT | dict.fromkeys(NETWORK)
     frame, chosen = join_to_learn(frame, fit_settings(common, target_from_folder), options, quiet)
+    chosen = with_embedded(chosen, kind)
     settings = dict(vars(chosen))
     for name in ("head", "features", "n_jobs"):
         del settings[name]
@@ -355,7 +358,11 @@ def _threshold(text: str) -> float | None:
 
 
 def _check_combination(
-    stores: tuple[str, ...], table: str | None, target_from_folder: bool, options: dict[str, Any]
+    stores: tuple[str, ...],
+    table: str | None,
+    target_from_folder: bool,
+    options: dict[str, Any],
+    kind: str,
 ) -> None:
     is_table_alone = options["features"] == "table"
     if not stores and not is_table_alone:
@@ -370,5 +377,5 @@ def _check_combination(
         return
     if not table or not options["target"]:
         raise UsageError("Give --table and --target, or --target-from-folder without a table.")
-    if not options["image_col"] and not is_table_alone:
-        raise UsageError("Give --image-col, the table's column of image paths.")
+    if not is_table_alone:
+        check_columns(kind, options, stores)

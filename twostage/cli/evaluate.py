@@ -111,7 +111,8 @@ def evaluate(
             "the model knows can't be told, and are scored."
         )
     if n_unusable:
-        say(f"{plural(n_unusable, 'row')} with an unusable image, whose embedding is missing.")
+        what = fitted.settings.embeds
+        say(f"{plural(n_unusable, 'row')} with an unusable {what}, whose embedding is missing.")
         ctx.exit(UNREADABLE)
 
 

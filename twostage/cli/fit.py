@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from twostage.cli.embedded import check_columns, kind_in, with_embedded
 from twostage.cli.options import (
     IMAGES,
     NETWORK,
@@ -49,12 +50,14 @@ from twostage.cli.staging import (
     tuning_lines,
     tuning_record,
 )
+from twostage.contents import IMAGE
 from twostage.errors import UsageError
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from twostage.backbones.spec import BackboneSettings
+    from twostage.encoders.spec import EncoderSpec
     from twostage.fitted import FitSettings, FittedModel
     from twostage.joins import ImageBlock
     from twostage.staged import AnyModel
@@ -153,6 +156,9 @@ def fit(
 ) -> None:
     """Train a model on the embeddings in STORE and the columns of a table.
 
+    STORE is of images; or of the texts in --text columns, embedded by an encoder: see 'twostage
+    extract --text-col'.
+
     The score is that of held-out rows, a fifth, which neither training nor early stopping, tuning
     or any encoder saw, nor the tuning of a backbone; the model saved is then trained on all rows.
     """
@@ -162,12 +168,14 @@ def fit(
     from twostage.targets import prepare_target
 
     is_replacing = check_destination(model)
-    _check_combination(store, images, table, target_from_folder, options)
+    kind = kind_in([store] if store else [], None if images else options["backbone"])
+    _check_combination(store, images, table, target_from_folder, options, kind)
     check_tuning(ctx, images, options)
     settings = fit_settings(options, target_from_folder)
     how = staging_of(settings, options)
     frame = _read_rows(store, images, table, target_from_folder)
     frame, settings = join_to_learn(frame, settings, options, quiet)
+    settings = with_embedded(settings, kind)
     check_table(frame, settings)
     target = prepare_target(frame[settings.target], settings.task, log_target=settings.log_target)
     check_heads(settings, target)
@@ -200,7 +208,8 @@ def fit(
     else:
         print_result(describe(fitted, model))
     if n_unusable:
-        say(f"{plural(n_unusable, 'row')} with an unusable image, whose embedding is missing.")
+        what = f"an unusable {settings.embeds}"
+        say(f"{plural(n_unusable, 'row')} with {what}, whose embedding is missing.")
         ctx.exit(UNREADABLE)
 
 
@@ -267,8 +276,9 @@ def _head_lines(fitted: "FittedModel") -> list[str]:
 
 
 def _feature_lines(fitted: "AnyModel") -> list[str]:
+    kind, maker = fitted.settings.embeds.capitalize(), _backbone_name(fitted)
     lines = [
-        f"Image column '{column}': {dim} numbers from {_backbone_name(fitted)}."
+        f"{kind} column '{column}': {dim} numbers from {maker}."
         for column, dim in fitted.dims.items()
     ]
     by_role: dict[str, list[str]] = {}
@@ -282,13 +292,13 @@ def _feature_lines(fitted: "AnyModel") -> list[str]:
 
 
 def _backbone_name(fitted: "AnyModel") -> str:
-    from twostage.backbones.spec import BackboneSpec
+    from twostage.encoders.spec import read_spec
 
     if len(fitted.backbones) > 1 and len(fitted.parts) > 1:
         return "each backbone"
     if not fitted.backbones:
         return "a store"
-    return BackboneSpec.from_dict(fitted.backbones[0], "the model").name
+    return read_spec(fitted.backbones[0], "the model").name
 
 
 def _classes(fitted: "AnyModel") -> str:
@@ -321,10 +331,11 @@ def _check_combination(
     table: str | None,
     target_from_folder: bool,
     options: dict[str, Any],
+    kind: str,
 ) -> None:
     if store and images:
         raise UsageError("Give STORE or --images, not both.")
-    if not store and not images and options["features"] != "table":
+    if not store and not images and options["features"] != "table" and kind == IMAGE:
         raise UsageError("Give a STORE made by 'twostage extract', or --images with their folder.")
     if target_from_folder:
         if table or options["target"] or options["image_col"]:
@@ -336,8 +347,8 @@ def _check_combination(
         return
     if not table or not options["target"]:
         raise UsageError("Give --table and --target, or --target-from-folder without a table.")
-    if not options["image_col"] and options["features"] != "table":
-        raise UsageError("Give --image-col, the table's column of image paths.")
+    if options["features"] != "table":
+        check_columns(kind, options, [store] if store else [])
 
 
 def _read_rows(
@@ -418,6 +429,16 @@ def _backbone_settings(options: dict[str, Any]) -> "BackboneSettings":
     return BackboneSettings(**chosen, random_state=options["random_state"])
 
 
+def _wanted(settings: "FitSettings", options: dict[str, Any]) -> "BackboneSettings | EncoderSpec":
+    from twostage.encoders.lazy import find_spec
+
+    if settings.embeds != IMAGE:
+        given = [f"--{name.replace('_', '-')}" for name in _OF_BACKBONE[1:] if options[name]]
+        if given:
+            raise UsageError(f"{', '.join(given)}: of no use for an encoder of {settings.embeds}s.")
+    return find_spec(options["backbone"], options["device"]) or _backbone_settings(options)
+
+
 def _embed(
     frame: "pd.DataFrame",
     settings: "FitSettings",
@@ -431,7 +452,7 @@ def _embed(
     from twostage.sources import blocks_from_files, blocks_from_store
     from twostage.store.store import EmbeddingStore
 
-    if store is None and images is None:
+    if store is None and images is None and settings.embeds == IMAGE:
         return {}, None
     if store is not None:
         given = [f"--{name.replace('_', '-')}" for name in _OF_BACKBONE if options[name]]
@@ -444,7 +465,7 @@ def _embed(
         for note in notes:
             say(note)
         return blocks, held
-    with told(quiet) as progress:
+    with told(quiet, settings.embeds) as progress:
         how = ExtractionOptions(
             options["batch_size"],
             options["workers"],
@@ -456,7 +477,7 @@ def _embed(
             frame,
             settings.image_columns,
             str(images),
-            _backbone_settings(options),
+            _wanted(settings, options),
             how,
             pooling=settings.image_pooling,
         )

@@ -1,10 +1,11 @@
 """Options that several commands share."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import click
 
+from twostage.errors import UsageError
 from twostage.images.patterns import is_pattern
 from twostage.pixels import MAX_PIXELS
 from twostage.remote import is_url
@@ -52,6 +53,29 @@ def together(*decorators: Decorator) -> Decorator:
         return function
 
     return decorate
+
+
+def refuse_given(ctx: click.Context, allowed: Collection[str], what: str) -> None:
+    """Raise UsageError if an option is given that is of no use there.
+
+    Parameters
+    ----------
+    ctx : click.Context
+        Of the command.
+    allowed : collection of str
+        Parameters that may be given.
+    what : str
+        What the others are of no use for, in words.
+    """
+    given = [
+        parameter.opts[0]
+        for parameter in ctx.command.params
+        if parameter.name not in allowed
+        and ctx.get_parameter_source(str(parameter.name)) is click.core.ParameterSource.COMMANDLINE
+    ]
+    if given:
+        them = "it" if len(given) == 1 else "them"
+        raise UsageError(f"{', '.join(given)}: of no use for {what}. Leave {them} out.")
 
 
 backbone_options = together(
@@ -161,6 +185,9 @@ slower_option = click.option(
     metavar="FILE",
     help="A second long table, measured less often: its columns become channels, aligned in time.",
 )
+OF_LONG_TABLES = (
+    *("sequences", "sequence_id", "step", "channel", "slower", "slower_channel", "align"),
+)  # what `sequence_options` are called in Python
 sequence_options = together(
     long_option,
     click.option(
@@ -211,6 +238,22 @@ network_options = together(
     ),
 )
 
+text_options = together(
+    click.option(
+        "--stop-words",
+        metavar="english|FILE",
+        help="Words that texts are read without: scikit-learn's English list, or those of a text "
+        "file; by default none.",
+    ),
+    click.option(
+        "--word-vectors",
+        type=click.Path(exists=True, dir_okay=False),
+        metavar="FILE",
+        help="What words mean, for the head joint to start from: a text file with a word and its "
+        "numbers in each line (GloVe, .vec), or word2vec's binary format, maybe packed (.gz).",
+    ),
+)
+
 recipe_options = together(
     click.option(
         "--scaling",
@@ -234,19 +277,7 @@ recipe_options = together(
         metavar="N",
         help="Principal components, of pca, of all image columns together.",
     ),
-    click.option(
-        "--stop-words",
-        metavar="english|FILE",
-        help="Words that texts are read without: scikit-learn's English list, or those of a text "
-        "file; by default none.",
-    ),
-    click.option(
-        "--word-vectors",
-        type=click.Path(exists=True, dir_okay=False),
-        metavar="FILE",
-        help="What words mean, for the head joint to start from: a text file with a word and its "
-        "numbers in each line (GloVe, .vec), or word2vec's binary format, maybe packed (.gz).",
-    ),
+    text_options,
     click.option(
         "--image-pooling",
         type=click.Choice(["mean", "max", "first"]),

@@ -55,7 +55,7 @@ def join_to_learn(
 
     if settings.sequences is None:
         return frame, settings
-    frame, layout = _joined(
+    frame, layout = joined(
         frame, settings.sequences, options["sequences"], options["slower"], quiet
     )
     roles = settings.roles
@@ -94,12 +94,13 @@ def join_to_predict(
         raise UsageError("The model was fitted with --slower: give it too.")
     if slower and not layout.slower:
         raise UsageError("The model was fitted without --slower: leave it out.")
-    return _joined(frame, layout, sequences, slower, quiet)[0]
+    return joined(frame, layout, sequences, slower, quiet)[0]
 
 
-def _joined(
+def joined(
     frame: "pd.DataFrame", layout: "LongLayout", sequences: str, slower: str | None, quiet: bool
 ) -> "tuple[pd.DataFrame, LongLayout]":
+    """Join long tables to a table; also return the layout with the channels that were found."""
     from twostage.table.files import read_table
     from twostage.table.long import join_sequences
 
