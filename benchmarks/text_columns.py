@@ -59,21 +59,32 @@ def ours(
     return found.merge(results[["repeat", "fold", "n_train", "fit_seconds"]], on=["repeat", "fold"])
 
 
-def usual(table: pd.DataFrame, folds: pd.DataFrame) -> pd.DataFrame:
+def usual(table: pd.DataFrame, folder: Path, folds: pd.DataFrame) -> pd.DataFrame:
     """Return out-of-fold predictions of TF-IDF and a logistic regression, on given folds."""
     texts = table[list(TEXTS)].fillna("").agg(" ".join, axis=1)
-    found = folds.copy()
-    for _, of_fold in folds.groupby("fold"):
-        train = folds[folds["fold"] != of_fold["fold"].iloc[0]]["row"]
-        words = TfidfVectorizer(
-            ngram_range=(1, 2), min_df=2, sublinear_tf=True, strip_accents="unicode"
-        )
-        model = make_pipeline(words, LogisticRegression(C=10, max_iter=1000))
-        started = time.perf_counter()
-        model.fit(texts.iloc[train], table[TARGET].iloc[train])
-        found.loc[of_fold.index, "fit_seconds"] = time.perf_counter() - started
-        proba = model.predict_proba(texts.iloc[of_fold["row"]])
-        found.loc[of_fold.index, ["proba_0", "proba_1"]] = proba
+    folder.mkdir(exist_ok=True)
+    pieces = []
+    for number, of_fold in folds.groupby("fold"):
+        file = folder / f"fold-{number}.parquet"
+        if not file.exists():
+            train = folds[folds["fold"] != number]["row"]
+            fitted_usual(texts, table[TARGET], train, of_fold).to_parquet(file)
+        pieces.append(pd.read_parquet(file))
+    return pd.concat(pieces)
+
+
+def fitted_usual(
+    texts: pd.Series, y: pd.Series, train: pd.Series, of_fold: pd.DataFrame
+) -> pd.DataFrame:
+    """Return a fold's rows with the predictions of words and a logistic regression."""
+    words = TfidfVectorizer(
+        ngram_range=(1, 2), min_df=2, sublinear_tf=True, strip_accents="unicode"
+    )
+    model = make_pipeline(words, LogisticRegression(C=10, max_iter=1000))
+    started = time.perf_counter()
+    model.fit(texts.iloc[train], y.iloc[train])
+    found = of_fold.assign(fit_seconds=time.perf_counter() - started)
+    found[["proba_0", "proba_1"]] = model.predict_proba(texts.iloc[of_fold["row"]])
     return found
 
 
@@ -98,7 +109,7 @@ def compare(table: pd.DataFrame, folder: Path, n_folds: int) -> dict[str, Any]:
         TABLE_ALONE: ours(table, folder, "lightgbm", n_folds, has_texts=False),
         JOINT: ours(table, folder, "joint", n_folds, has_texts=True),
     }
-    made[TFIDF] = usual(table, made[TABLE_ALONE])
+    made[TFIDF] = usual(table, folder / "tfidf", made[TABLE_ALONE])
     groups = pd.Series(pd.factorize(table[GROUP])[0])
     auc = METRICS["auc"]
     folds = {name: as_folds(found, groups) for name, found in made.items()}

@@ -290,9 +290,9 @@ def test_nan_predictions_name_the_arm_and_the_fold(
 ) -> None:
     true_predict = cells._predict
 
-    def spoiled(model: Any, test: Any) -> Any:
-        predicted, seconds = true_predict(model, test)
-        if 7 in test.frame.index:
+    def spoiled(model: Any, frame: pd.DataFrame, images: Any) -> Any:
+        predicted, seconds = true_predict(model, frame, images)
+        if 7 in frame.index:
             predicted[0] = np.nan
         return predicted, seconds
 

@@ -69,6 +69,23 @@ def test_what_the_guide_to_fine_tuning_shows_runs(
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*had been seen by the tuned backbone")
+def test_what_the_guide_to_encoders_shows_runs(
+    demo_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(demo_folder)
+    guide = (ROOT / "docs" / "encoders.md").read_text()
+    first, *others = blocks(guide, "python")
+    exec(first, {})
+    for line in commands(guide):
+        result = CliRunner().invoke(main, shlex.split(line))
+        assert result.exit_code == 0, result.output
+    assert len(pd.read_csv("predicted.csv")) == 400
+    for code in others:
+        exec(code, {})
+
+
+@pytest.mark.slow
 def test_what_the_guide_to_benchmarks_shows_runs(
     demo_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -96,8 +113,6 @@ def test_what_the_page_on_networks_shows_runs(
     assert (tmp_path / "joint-model" / "member-0" / "head.keras").is_file()
     variables: dict[str, object] = {}
     for code in blocks(page, "python"):
-        if "sequence=" in code:  # until that part is merged
-            continue
         exec(code, variables)
 
 
@@ -121,6 +136,24 @@ def test_what_the_guide_to_places_shows_runs(
 
 
 @pytest.mark.slow
+def test_what_the_guide_to_scale_shows_runs(
+    demo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "twostage-demo").symlink_to(demo_folder / "twostage-demo")
+    monkeypatch.chdir(tmp_path)
+    guide = (ROOT / "docs" / "scale.md").read_text()
+    first, *_ = commands(README)
+    assert CliRunner().invoke(main, shlex.split(first)).exit_code == 0
+    for code in blocks(guide, "python"):
+        exec(code, {})
+    components = pd.read_parquet(tmp_path / "with-components.parquet")["components"]
+    assert len(components[0]) == 64
+    for line in commands(guide):
+        result = CliRunner().invoke(main, shlex.split(line))
+        assert result.exit_code == 0, result.output
+
+
+@pytest.mark.slow
 def test_what_the_guide_to_reports_shows_runs(
     demo_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -134,6 +167,22 @@ def test_what_the_guide_to_reports_shows_runs(
     plots = {path.stem for path in (demo_folder / "plots").glob("*.svg")}
     assert "importance" in plots
     assert len(plots) == 6
+
+
+@pytest.mark.slow
+def test_what_the_guide_to_sequences_shows_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    guide = (ROOT / "docs" / "sequences.md").read_text()
+    variables: dict = {}
+    for code in blocks(guide, "python"):
+        exec(code, variables)
+    for line in commands(guide):
+        result = CliRunner().invoke(main, shlex.split(line))
+        assert result.exit_code == 0, result.output
+    assert "Sequence: sequence (2)." in result.output
+    assert len(pd.read_csv("predictions.csv")) == 300
 
 
 @pytest.mark.slow

@@ -72,6 +72,14 @@ def test_a_saved_head_predicts_the_same(fitted, tmp_path):
     np.testing.assert_array_equal(deepcopy(head).predict_proba(features), expected)
 
 
+def test_rows_are_predicted_alike_in_pieces(fitted, monkeypatch):
+    head, (features, _) = fitted
+    whole = head.predict_proba(features)
+    monkeypatch.setattr("twostage.heads.network_training._MOST_STEPS", 500)
+    np.testing.assert_allclose(head.predict_proba(features), whole, rtol=1e-4)
+    assert head.predict_proba(features.take(np.arange(0))).shape == (0, 2)
+
+
 def test_words_beyond_those_known_are_not_looked_up_elsewhere(fitted):
     head, (features, _) = fitted
     numbers = np.full_like(features.texts[0].numbers, WORDS)
@@ -258,7 +266,7 @@ def test_commands_fit_predict_and_compare(table, monkeypatch):
     loaded = twostage.load_model("model")
     assert loaded.get_params()["word_vectors"] == "words.vec"
     assert (loaded.predict(frame) == predicted).all()
-    rest = ["--heads", "joint,lightgbm", "--folds", "2", "--n-jobs", "1", "--no-importance"]
+    rest = ["--heads", "lightgbm,joint", "--folds", "2", "--n-jobs", "1", "--no-importance"]
     result = _run("benchmark", *common, *words, *rest, "-o", "results")
     assert result.exit_code == 0, result.output
     assert "joint, table" in result.output

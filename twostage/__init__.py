@@ -11,19 +11,24 @@ if TYPE_CHECKING:
     from twostage.benchmarking import benchmark
     from twostage.embedder import ImageEmbedder
     from twostage.estimator import TwoStageClassifier, TwoStageRegressor, load_model
-    from twostage.extraction import extract
+    from twostage.extraction import extract, extract_values
     from twostage.finetuning import finetune
+    from twostage.pretraining import train_encoder
     from twostage.store.store import EmbeddingStore
+    from twostage.table.long import attach_sequences
 
 _HOME_OF = {
     "ImageEmbedder": "twostage.embedder",
     "TwoStageClassifier": "twostage.estimator",
     "TwoStageRegressor": "twostage.estimator",
     "EmbeddingStore": "twostage.store.store",
+    "attach_sequences": "twostage.table.long",
     "benchmark": "twostage.benchmarking",
     "extract": "twostage.extraction",
+    "extract_values": "twostage.extraction",
     "finetune": "twostage.finetuning",
     "load_model": "twostage.estimator",
+    "train_encoder": "twostage.pretraining",
 }
 
 __version__ = _version("twostage")
@@ -32,10 +37,13 @@ __all__ = [
     "ImageEmbedder",
     "TwoStageClassifier",
     "TwoStageRegressor",
+    "attach_sequences",
     "benchmark",
     "extract",
+    "extract_values",
     "finetune",
     "load_model",
+    "train_encoder",
 ]
 
 

@@ -11,8 +11,9 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from twostage.backbones.spec import BackboneSettings, BackboneSpec
+from twostage.encoders.spec import EncoderSpec
 from twostage.errors import StoreError
-from twostage.extraction import ExtractionOptions, embed_files
+from twostage.extraction import ExtractionOptions, embed_files, embed_values
 from twostage.folders import backbones_folder, cache_folder, conversions
 from twostage.images.references import Reference
 from twostage.store.locking import locked
@@ -86,6 +87,17 @@ def embed_through_cache(
     """
     unique = list({file.image: file for file in files}.values())
     return embed_files(unique, cache_folder(cache_dir), wanted, options)
+
+
+def embed_values_through_cache(
+    values: Sequence[Reference],
+    encoder: EncoderSpec,
+    options: ExtractionOptions,
+    cache_dir: str | os.PathLike[str] | None = None,
+) -> EmbeddingStore:
+    """Embed the texts or sequences that the cache does not hold yet; see `embed_through_cache`."""
+    unique = list({value.image: value for value in values}.values())
+    return embed_values(unique, cache_folder(cache_dir), encoder, options)
 
 
 def cached_stores(cache_dir: str | os.PathLike[str] | None = None) -> list[CachedStore]:

@@ -21,6 +21,8 @@ from sklearn.utils.validation import (
 
 from twostage.backbones.spec import BackboneSettings, BackboneSpec
 from twostage.cache import embed_through_cache
+from twostage.encoders.lazy import find_spec
+from twostage.encoders.spec import AnySpec, EncoderSpec
 from twostage.errors import DataError, ImagesError
 from twostage.extraction import ExtractionOptions
 from twostage.joins import ImageBlock, embedding_names
@@ -66,11 +68,16 @@ class BackboneParameters:
             preprocessing=self.preprocessing,
         )
 
+    def _wanted(self) -> BackboneSettings | EncoderSpec:
+        """Return what is to embed: a backbone, or the encoder whose folder it is."""
+        found = find_spec(self.backbone, self.device)
+        return self._backbone_settings() if found is None else found
+
     def _blocks(
         self,
         frame: pd.DataFrame,
         columns: Sequence[str],
-        wanted: BackboneSettings | BackboneSpec,
+        wanted: BackboneSettings | AnySpec,
         pooling: str = "mean",
     ) -> tuple[dict[str, ImageBlock], EmbeddingStore | None]:
         """Return the embeddings of image columns, and the store that they are from."""

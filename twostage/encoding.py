@@ -1,7 +1,7 @@
-"""From rows to a head's features, by its recipe: table columns, texts, vectors and embeddings."""
+"""From rows to a head's features, by its recipe: columns, texts, sequences, vectors, embeddings."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -10,7 +10,7 @@ import pandas as pd
 
 from twostage.blocks import BlockEncoder
 from twostage.errors import DataError
-from twostage.features import Features, Tokens
+from twostage.features import Features, Steps, Tokens
 from twostage.joins import ImageBlock, embedding_names
 from twostage.opening.files import read_json
 from twostage.opening.records import checked
@@ -20,7 +20,8 @@ from twostage.rows import TrainingRows
 from twostage.saving import to_json
 from twostage.splits import covering_folds
 from twostage.table.encoding import TableEncoder
-from twostage.table.roles import TEXT, VECTOR, Column
+from twostage.table.roles import SEQUENCE, TEXT, VECTOR, Column
+from twostage.table.sequences import StepsEncoder, SummaryEncoder
 from twostage.table.text import TextEncoder
 from twostage.table.tokens import stop_words_of
 from twostage.table.vectors import vectors_in
@@ -39,6 +40,8 @@ class _Record:
     counts: dict[str, str]
     blocks: dict[str, dict[str, Any]]
     words: list[str] = field(default_factory=list)
+    summaries: dict[str, SummaryEncoder] = field(default_factory=dict)
+    steps: dict[str, StepsEncoder] = field(default_factory=dict)
 
 
 @dataclass
@@ -52,7 +55,7 @@ class FeatureEncoder:
     texts : dict of str to TextEncoder
         By column, for heads that see components of texts.
     widths : dict of str to int
-        Of each block, by column: images, then vectors, then texts.
+        Of each block, by column: images, then vectors, then summaries of sequences, then texts.
     blocks : dict of str to BlockEncoder
         By column, in that order.
     counts : dict of str to str
@@ -60,6 +63,10 @@ class FeatureEncoder:
         ("has_image"): where that differs between rows.
     words : dict of str to WordEncoder
         By column, for heads that read texts.
+    summaries : dict of str to SummaryEncoder
+        Of sequences whose head sees numbers that describe them, by column.
+    steps : dict of str to StepsEncoder
+        Of sequences whose head follows their steps, by column.
     """
 
     table: TableEncoder
@@ -67,7 +74,9 @@ class FeatureEncoder:
     widths: dict[str, int]
     blocks: dict[str, BlockEncoder]
     counts: dict[str, str]
-    words: dict[str, WordEncoder]
+    words: dict[str, WordEncoder] = field(default_factory=dict)
+    summaries: dict[str, SummaryEncoder] = field(default_factory=dict)
+    steps: dict[str, StepsEncoder] = field(default_factory=dict)
 
     @classmethod
     def fit_transform(
@@ -110,6 +119,8 @@ class FeatureEncoder:
             for column in columns
             if column.role == VECTOR
         }
+        steps, summaries = _sequence_encoders(rows.frame, columns, recipe)
+        matrices |= {name: one.transform(rows.frame[name]) for name, one in summaries.items()}
         folds = covering_folds(
             rows.y,
             is_classification=rows.is_classification,
@@ -147,9 +158,15 @@ class FeatureEncoder:
             )
             found += block_features
         widths = {name: matrix.shape[1] for name, matrix in matrices.items()}
-        encoder = cls(table, texts, widths, blocks, counts, words)
-        features = Features(_stacked(beside), codes, table.cardinalities, tuple(found), tokens)
-        return encoder, features
+        encoder = cls(table, texts, widths, blocks, counts, words, summaries, steps)
+        return encoder, Features(
+            _stacked(beside),
+            codes,
+            table.cardinalities,
+            tuple(found),
+            tokens,
+            encoder._followed(rows.frame),
+        )
 
     def transform(self, frame: pd.DataFrame, images: Mapping[str, ImageBlock]) -> Features:
         """Encode rows.
@@ -170,6 +187,8 @@ class FeatureEncoder:
                 beside.append(scores)
             elif name in images:
                 matrix = images[name].matrix
+            elif name in self.summaries:
+                matrix = self.summaries[name].transform(frame[name])
             else:
                 matrix = vectors_in(frame[name], self.widths[name])
             if matrix.shape[1] != self.widths[name]:
@@ -178,8 +197,14 @@ class FeatureEncoder:
                     f"trained on {self.widths[name]}. Give those of the same backbone."
                 )
             found += encoder.transform(matrix)
-        tokens = tuple(words.transform(frame[name]) for name, words in self.words.items())
-        return Features(_stacked(beside), codes, self.table.cardinalities, tuple(found), tokens)
+        return Features(
+            _stacked(beside),
+            codes,
+            self.table.cardinalities,
+            tuple(found),
+            tuple(words.transform(frame[name]) for name, words in self.words.items()),
+            self._followed(frame),
+        )
 
     def feature_names(self) -> list[str]:
         """Return the name of each feature, in the order of `Features.matrix`."""
@@ -191,7 +216,10 @@ class FeatureEncoder:
             names += [f"{column}_score_{output}" for output in range(text.n_outputs)]
         names += of_table[n_dense:]
         for column, encoder in self.blocks.items():
-            names += encoder.feature_names(embedding_names(column, self.widths[column]))
+            of_block = embedding_names(column, self.widths[column])
+            if column in self.summaries:
+                of_block = self.summaries[column].feature_names(column)
+            names += encoder.feature_names(of_block)
         return names
 
     def save(self, folder: Path) -> None:
@@ -211,6 +239,8 @@ class FeatureEncoder:
                 for number, (name, encoder) in enumerate(self.blocks.items())
             },
             "words": list(self.words),
+            "summaries": {name: asdict(summary) for name, summary in self.summaries.items()},
+            "steps": {name: asdict(steps) for name, steps in self.steps.items()},
         }
         (folder / _RECORD).write_text(to_json(record))
 
@@ -220,6 +250,9 @@ class FeatureEncoder:
         record = checked(_Record, read_json(folder / _RECORD), _RECORD)
         if list(record.widths) != list(record.blocks):
             raise ValueError(f"{_RECORD} has widths of other columns than it has blocks of")
+        for name, summary in record.summaries.items():
+            if record.widths.get(name) != len(summary.fills):
+                raise ValueError(f"{_RECORD} describes '{name}' by other numbers than its block")
         return cls(
             TableEncoder.load(folder / _TABLE_FOLDER),
             {
@@ -236,7 +269,23 @@ class FeatureEncoder:
                 name: WordEncoder.load(folder, f"words-{number}")
                 for number, name in enumerate(record.words)
             },
+            record.summaries,
+            record.steps,
         )
+
+    def _followed(self, frame: pd.DataFrame) -> tuple[Steps, ...]:
+        """Return the sequences whose steps the head follows."""
+        return tuple(encoder.transform(frame[name]) for name, encoder in self.steps.items())
+
+
+def _sequence_encoders(
+    frame: pd.DataFrame, columns: Sequence[Column], recipe: Recipe
+) -> tuple[dict[str, StepsEncoder], dict[str, SummaryEncoder]]:
+    """Learn what a head sees of sequences: their steps, or what describes them."""
+    channels = {c.name: c.n_values or 0 for c in columns if c.role == SEQUENCE}
+    if recipe.sequences == "steps":
+        return {name: StepsEncoder.fit(frame[name], n) for name, n in channels.items()}, {}
+    return {}, {name: SummaryEncoder.fit(frame[name], n) for name, n in channels.items()}
 
 
 def _fit_words(

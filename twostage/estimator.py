@@ -20,7 +20,7 @@ from sklearn.utils.validation import (
     validate_data,
 )
 
-from twostage.backbones.spec import BackboneSpec
+from twostage.contents import IMAGE
 from twostage.embedder import (
     BackboneParameters,
     PathLike,
@@ -29,6 +29,7 @@ from twostage.embedder import (
     to_pandas,
     warn_of_errors,
 )
+from twostage.encoders.spec import EncoderSpec, read_spec
 from twostage.errors import DataError, UsageError
 from twostage.fitted import FitSettings
 from twostage.fitting import (
@@ -63,7 +64,7 @@ from twostage.targets import Target, prepare_target
 from twostage.training.settings import NONE
 from twostage.unseen import seen_by_backbones
 
-_ROLES = ("numeric", "categorical", "date", "text", "vector", "ignore")
+_ROLES = ("numeric", "categorical", "date", "text", "vector", "sequence", "ignore")
 
 
 class _TwoStage(BackboneParameters, BaseEstimator):
@@ -83,6 +84,7 @@ class _TwoStage(BackboneParameters, BaseEstimator):
         date: Sequence[str] = (),
         text: Sequence[str] = (),
         vector: Sequence[str] = (),
+        sequence: Sequence[str] = (),
         ignore: Sequence[str] = (),
         scaling: str | None = None,
         categories: str | None = None,
@@ -123,6 +125,7 @@ class _TwoStage(BackboneParameters, BaseEstimator):
         self.date = date
         self.text = text
         self.vector = vector
+        self.sequence = sequence
         self.ignore = ignore
         self.scaling = scaling
         self.categories = categories
@@ -203,7 +206,7 @@ class _TwoStage(BackboneParameters, BaseEstimator):
             frame, target, sample_weight = frame.iloc[kept], target.take(kept), sample_weight[kept]
             groups = None if groups is None else groups[kept]
         used = () if settings.features == "table" else settings.image_columns
-        blocks, store = self._blocks(frame, used, self._backbone_settings(), self.image_pooling)
+        blocks, store = self._blocks(frame, used, self._wanted(), self.image_pooling)
         warn_of_errors(blocks)
         rows = training_rows(
             frame, blocks, target, settings, () if groups is None else groups, sample_weight
@@ -311,6 +314,11 @@ class _TwoStage(BackboneParameters, BaseEstimator):
         if joint:
             check_joint(settings, how.tuning)
             return how
+        if settings.embeds != IMAGE:
+            raise UsageError(
+                f"finetune={self.finetune!r} tunes backbones of images, and the backbone is an "
+                f"encoder of {settings.embeds}s. Leave finetune out."
+            )
         if not settings.image_columns or settings.features == "table":
             raise UsageError(
                 f"finetune={self.finetune!r} tunes a backbone on images, and there are none: give "
@@ -337,6 +345,11 @@ class _TwoStage(BackboneParameters, BaseEstimator):
         )
         return Staging(how, settings, images, spec)
 
+    def _embeds(self) -> str:
+        """Return what the image columns hold."""
+        wanted = self._wanted() if self.image_columns is not None else None
+        return wanted.kind if isinstance(wanted, EncoderSpec) else IMAGE
+
     def _settings(self, frame: pd.DataFrame, values: pd.Series, is_table: bool) -> FitSettings:
         images = self.image_columns
         numeric = self.numeric if is_table else frame.columns
@@ -357,6 +370,7 @@ class _TwoStage(BackboneParameters, BaseEstimator):
             allow_seen=self.allow_seen,
             random_state=_seed(self.random_state),
             n_jobs=self.n_jobs,
+            embeds=self._embeds(),
         )
 
     def _recipe(self) -> dict[str, Any]:
@@ -382,7 +396,7 @@ class _TwoStage(BackboneParameters, BaseEstimator):
         self, frame: pd.DataFrame, spec: dict[str, Any]
     ) -> tuple[dict[str, ImageBlock], EmbeddingStore | None]:
         """Return the embeddings of rows by a backbone of the model."""
-        wanted = BackboneSpec.from_dict(spec, "the model")
+        wanted = read_spec(spec, "the model")
         pooling = self.model_.settings.image_pooling
         return self._blocks(frame, list(self.model_.dims), wanted, pooling)
 
@@ -443,9 +457,10 @@ class TwoStageClassifier(ClassifierMixin, _TwoStage):
         ``head__...`` are its parameters in a search.
     features : {"both", "images", "table"}, default="both"
         What the head may see.
-    numeric, categorical, date, text, vector, ignore : sequence of str
+    numeric, categorical, date, text, vector, sequence, ignore : sequence of str
         Columns taken as such, whatever they look like. A vector column holds a list of numbers
-        in each row, of one length.
+        in each row, of one length; a sequence column one of any length, a number per step, or a
+        list of steps that are lists of numbers, one per channel: see `attach_sequences`.
     scaling : {"standard", "minmax", "robust", "quantile", "none"}, optional
         Of numbers; what suits the head if None.
     categories : {"onehot", "ordinal", "target", "native"}, optional
@@ -664,7 +679,7 @@ def load_model(
     elif is_joint(settings):
         estimator.set_params(finetuning={"unfreeze": NONE})
     if backbone is not None:
-        asked = BackboneSpec.from_dict(backbone, path).parameters()
+        asked = read_spec(backbone, path).parameters()
         chosen = {name: asked[name] for name in asked if name in estimator.get_params(deep=False)}
         estimator.set_params(**chosen | {"random_state": settings.random_state})
     estimator._adopt(model)

@@ -1,4 +1,4 @@
-"""Stage one: a manifest of images and a backbone into a store.
+"""Stage one: a manifest of images, texts or sequences and what embeds them into a store.
 
 `extract` shows it whole: what is missing -> shards -> the executor runs the worker on each -> in
 the worker: load, embed, write -> a summary.
@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import joblib
 import numpy as np
@@ -20,7 +20,11 @@ import pyarrow as pa
 from twostage.backbones.devices import DEVICES
 from twostage.backbones.lazy import LazyBackbone
 from twostage.backbones.spec import BackboneSettings, BackboneSpec
-from twostage.errors import ImagesError, UsageError
+from twostage.contents import IMAGE, SEQUENCE, TEXT, kind_of
+from twostage.encoders.lazy import LazyEncoder
+from twostage.encoders.spec import EncoderSpec, read_spec
+from twostage.encoders.values import ValueLoader, references_to
+from twostage.errors import ImagesError, StoreError, UsageError
 from twostage.executors.local import LocalExecutor
 from twostage.fingerprint import hash_json
 from twostage.images.loading import ImageLoader
@@ -36,7 +40,11 @@ from twostage.store.store import EmbeddingStore
 from twostage.throughput import StageClock, Throughput
 from twostage.worker import Progress, ShardWorker
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 PathLike = str | os.PathLike[str]
+Embeds = LazyBackbone | LazyEncoder
 _IMAGES_AHEAD = 128
 
 
@@ -119,7 +127,9 @@ class ExtractionSummary:
     note : str or None
         What was done to a table's image names to find the files.
     throughput : Throughput or None
-        Where the time went; None if nothing was embedded.
+        Where the time went; None if no image was embedded.
+    kind : {"image", "text", "sequence"}
+        What "images" are here.
     """
 
     store: str
@@ -138,6 +148,7 @@ class ExtractionSummary:
     device: str | None = None
     note: str | None = None
     throughput: Throughput | None = None
+    kind: str = IMAGE
 
 
 def extract(
@@ -225,6 +236,72 @@ precision, preprocessing
     return replace(summary, note=note)
 
 
+def extract_values(
+    values: "pd.Series",
+    store: PathLike,
+    *,
+    kind: str = TEXT,
+    backbone: PathLike | None = None,
+    dtype: str | None = None,
+    **options: Any,
+) -> ExtractionSummary:
+    """Embed the texts or sequences of a column into a store, those that it does not hold yet.
+
+    Parameters
+    ----------
+    values : Series of str, or of sequences as `twostage.table.sequences.sequences_in` takes them
+        The column. Equal values are embedded once; where there is none, nothing is.
+    store : path-like
+        Folder of the store, or its URL; made if it does not exist.
+    kind : {"text", "sequence"}
+        What the values are.
+    backbone : path-like, optional
+        Folder of the encoder, as `twostage.pretraining.train_encoder` makes it; for texts, also a
+        model of the library sentence-transformers: ``sentence-transformers/NAME``, or
+        ``sentence-transformers:`` and another name or a folder. The store's own if None.
+    dtype : {"float32", "float16"}, optional
+        Of the stored embeddings.
+    **options
+        See `ExtractionOptions`.
+
+    Returns
+    -------
+    ExtractionSummary
+
+    Raises
+    ------
+    UsageError
+        If there is no such encoder, or an option has no such value.
+    DataError
+        If a value is of another kind.
+    ImagesError
+        If there is nothing to embed, or something can't be under ``on_error="fail"``.
+    StoreError
+        If the store was made by another encoder, is held by another run, or can't be written.
+    """
+    if kind not in (TEXT, SEQUENCE):
+        raise UsageError(f"kind must be text or sequence; found {kind!r}.")
+    how = ExtractionOptions(**options)
+    files = open_files(store)
+    files.check_writable()
+    references = {ref.image: ref for ref in references_to(values, kind) if ref is not None}
+    if not references:
+        raise ImagesError(f"There is no {kind} to embed: the column is empty.")
+    encoder = LazyEncoder(kind, backbone, how.device, dtype, how.batch_size)
+    return _embed_into(files, list(references.values()), encoder, how)
+
+
+def embed_values(
+    references: Sequence[Reference],
+    folder: Path,
+    wanted: EncoderSpec,
+    options: ExtractionOptions,
+) -> EmbeddingStore:
+    """Embed values into the store that a folder has for each encoder; see `embed_files`."""
+    encoder = LazyEncoder(wanted.kind, wanted, options.device, batch_size=options.batch_size)
+    return _embed_into_one_of(folder, references, encoder, options)
+
+
 def embed_files(
     references: Sequence[Reference],
     folder: Path,
@@ -237,6 +314,13 @@ def embed_files(
     that have seen other rows, since no epoch of a tuning made one better, have a store each.
     """
     backbone = LazyBackbone(wanted, options.device, options.batch_size)
+    return _embed_into_one_of(folder, references, backbone, options)
+
+
+def _embed_into_one_of(
+    folder: Path, references: Sequence[Reference], backbone: Embeds, options: ExtractionOptions
+) -> EmbeddingStore:
+    """Embed into the store that a folder has for what embeds and what that has seen."""
     seen = backbone.seen()
     key = backbone.spec.key if seen is None else hash_json([backbone.spec.key, seen.digest])
     path = folder / f"{backbone.spec.architecture}-{key}"
@@ -248,7 +332,7 @@ def embed_files(
 def _embed_into(
     files: Files,
     references: Sequence[Reference],
-    backbone: LazyBackbone,
+    backbone: Embeds,
     options: ExtractionOptions,
     is_cache: bool = False,
 ) -> ExtractionSummary:
@@ -280,11 +364,11 @@ def _embed_into(
             records = list(LocalExecutor().run(worker.run, plan.shards))
         n_computed = sum(record.n_computed for record in records)
         throughput = None
-        if n_computed:
+        if n_computed and backbone.kind == IMAGE:
             throughput = clock.throughput(n_computed, shares_cores=backbone.get().is_on_cpu)
         errors = _errors_of(store, manifest)
         if errors and not is_cache:
-            _judge(errors, len(references), options.on_error)
+            _judge(errors, len(references), options.on_error, backbone.kind)
     return ExtractionSummary(
         store=str(files.where),
         backbone=backbone.spec.name,
@@ -301,6 +385,7 @@ def _embed_into(
         seconds=time.perf_counter() - started,
         device=backbone.device,
         throughput=throughput,
+        kind=backbone.kind,
     )
 
 
@@ -309,7 +394,7 @@ class _NothingReadableError(ImagesError):
 
 
 @contextmanager
-def _opened(files: Files, backbone: LazyBackbone, wait: bool) -> Iterator[EmbeddingStore]:
+def _opened(files: Files, backbone: Embeds, wait: bool) -> Iterator[EmbeddingStore]:
     """Open the store or make it, and hold its lock; a store made in vain is taken away again."""
     if not EmbeddingStore.exists_at(files):
         check_folder(files)
@@ -322,7 +407,7 @@ def _opened(files: Files, backbone: LazyBackbone, wait: bool) -> Iterator[Embedd
         else:
             store = EmbeddingStore(files)
             store.finish()
-            backbone.expect(BackboneSpec.from_dict(store.spec, files.where))
+            backbone.expect(_spec_of(store, backbone.kind))
             if not store.seen.is_known:
                 store.remember(backbone.seen() or store.seen)
         try:
@@ -333,17 +418,28 @@ def _opened(files: Files, backbone: LazyBackbone, wait: bool) -> Iterator[Embedd
             raise
 
 
-def _judge(errors: Mapping[str, str], n_images: int, on_error: str) -> None:
+def _spec_of(store: EmbeddingStore, kind: str) -> Any:
+    """Return the spec of a store that is to be of a kind."""
+    held = kind_of(store.spec)
+    if held != kind:
+        raise StoreError(
+            f"The store '{store.path}' holds embeddings of {held}s, and {kind}s are to be "
+            "embedded. Give another folder for the store."
+        )
+    return read_spec(store.spec, store.path)
+
+
+def _judge(errors: Mapping[str, str], n_images: int, on_error: str, kind: str) -> None:
     """Raise ImagesError if no image can be read, or if that was to end the run."""
     image, error = next(iter(errors.items()))
     if len(errors) == n_images:
         raise _NothingReadableError(
-            f"None of the {n_images} images can be read; first: '{image}' ({error}). Check the "
-            "paths and the files."
+            f"None of the {n_images} {kind}s can be read; first: '{image}' ({error}). Check the "
+            f"{'paths and the files' if kind == IMAGE else 'column'}."
         )
     if on_error == "fail":
         raise ImagesError(
-            f"{len(errors)} of {n_images} images can't be used; first: '{image}' ({error}). Fix "
+            f"{len(errors)} of {n_images} {kind}s can't be used; first: '{image}' ({error}). Fix "
             "them, or drop --on-error fail."
         )
 
@@ -360,7 +456,11 @@ def _check_all_present(manifest: Manifest) -> None:
 
 def _loader(
     store: EmbeddingStore, n_workers: int, clock: StageClock, max_pixels: int
-) -> ImageLoader:
+) -> ImageLoader | ValueLoader:
+    """Return what reads the images, or hands over the values, that a store is of."""
+    kind = kind_of(store.spec)
+    if kind != IMAGE:
+        return ValueLoader(kind)
     return ImageLoader(
         size_px=store.spec["input_size_px"],
         resize=store.spec["resize"],

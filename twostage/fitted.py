@@ -7,11 +7,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from twostage.contents import IMAGE, KINDS
 from twostage.errors import DataError, UsageError, did_you_mean, listed
 from twostage.heads import heads_of, name_of, reads_words
 from twostage.joins import POOLINGS, ImageBlock
 from twostage.members import Member
 from twostage.metrics import Score
+from twostage.table.long import LongLayout
 from twostage.table.roles import IGNORED, Column, RoleOverrides
 from twostage.targets import TASKS
 
@@ -37,7 +39,9 @@ class FitSettings:
     features : {"both", "images", "table"}
         What the head may see.
     image_columns : tuple of str
-        Columns that name images.
+        Columns that name images; or hold what else stage one embeds.
+    embeds : {"image", "text", "sequence"}
+        What those columns are of.
     group : str or None
         Column whose equal values must not be separated by a split.
     log_target : bool
@@ -54,6 +58,8 @@ class FitSettings:
         Settings of each head to try; the defaults stand if 0.
     allow_seen : bool
         Whether to train on rows that a tuned backbone was trained on; they are never scored.
+    sequences : LongLayout or None
+        How long tables held the sequences, if those were joined to the table.
     random_state : int
         Of everything random.
     n_jobs : int or None
@@ -73,14 +79,17 @@ class FitSettings:
     class_weight: Any = None
     n_tuned: int = 0
     allow_seen: bool = False
+    sequences: LongLayout | None = None
     random_state: int = 0
     n_jobs: int | None = None
+    embeds: str = IMAGE
 
     def __post_init__(self) -> None:
         for name, value, choices in (
             ("task", self.task, TASKS),
             ("features", self.features, FEATURES),
             ("image_pooling", self.image_pooling, POOLINGS),
+            ("embeds", self.embeds, KINDS),
         ):
             if value not in choices:
                 raise UsageError(f"{name} must be one of {', '.join(choices)}; found {value!r}.")
@@ -107,6 +116,7 @@ class FitSettings:
                 for head in heads_of(self.head)
             ],
             "roles": asdict(self.roles),
+            "sequences": None if self.sequences is None else asdict(self.sequences),
             "recipe": dict(self.recipe),
             "class_weight": weights,
         }
@@ -121,7 +131,7 @@ class FitSettings:
     def reserved(self) -> dict[str, str]:
         """Return the columns that never become features, and what they are."""
         group = {self.group: "group"} if self.group else {}
-        return group | dict.fromkeys(self.image_columns, "image") | {self.target: "target"}
+        return group | dict.fromkeys(self.image_columns, self.embeds) | {self.target: "target"}
 
 
 @dataclass(frozen=True)
@@ -198,7 +208,9 @@ class Predictor:
             class, ``n_images``, ``error``. Predictions are missing where the model saw nothing:
             it looks at images alone, and the row has none.
         """
-        named = {*self.settings.image_columns, self.settings.group}
+        named = {self.settings.group}
+        if self.settings.embeds == IMAGE:
+            named |= {*self.settings.image_columns}
         given = [name for name in frame.columns if name in named]
         table: dict[str, Any] = {name: frame[name].to_numpy() for name in given}
         if self.classes is None:

@@ -10,6 +10,7 @@ import pandas as pd
 from sklearn.utils.class_weight import compute_sample_weight
 
 from twostage.blending import blend_weights
+from twostage.contents import IMAGE
 from twostage.errors import DataError, UsageError, listed
 from twostage.fitted import FitSettings, FittedModel, Holdout, Predictor
 from twostage.heads import Task, heads_of, name_of, reads_words
@@ -86,7 +87,7 @@ def check_table(frame: pd.DataFrame, settings: FitSettings) -> None:
     for purpose, names in (
         ("target", [settings.target]),
         ("group", [settings.group] if settings.group else []),
-        ("image", settings.image_columns),
+        (settings.embeds, settings.image_columns),
     ):
         for name in names:
             require_column(frame, name, purpose)
@@ -100,7 +101,7 @@ def check_table(frame: pd.DataFrame, settings: FitSettings) -> None:
     if empty:
         fix = "Fill it in" if empty[0] in settings.reserved() else f"Add --ignore {empty[0]}"
         raise DataError(f"Column {listed(empty)} has no values in any row. {fix}.")
-    if settings.features != "table":
+    if settings.features != "table" and settings.embeds == IMAGE:
         _check_repeated_images(frame, settings)
     columns = tell_roles(frame, settings)
     _check_there_are_texts(columns, settings)
@@ -591,7 +592,7 @@ def _weighted(rows: TrainingRows, target: Target, settings: FitSettings) -> Trai
 def _check_blocks(rows: TrainingRows) -> None:
     for name, block in rows.blocks.items():
         if np.isnan(block.matrix[:, 0]).all():
-            raise DataError(f"Column '{name}' has no usable image in any row to learn from.")
+            raise DataError(f"Column '{name}' has nothing usable in any row to learn from.")
 
 
 def _nothing_left_message(columns: Sequence[Column]) -> str:

@@ -10,6 +10,7 @@ import pandas as pd
 
 from twostage.errors import DataError
 from twostage.images.references import match_names
+from twostage.memory import check_room
 from twostage.store.store import EmbeddingStore
 
 SEPARATOR = ";"
@@ -118,9 +119,15 @@ def image_block(
         The store's name for each name; a name without one counts as an error.
     pooling : {"mean", "max", "first"}
         What becomes of several images in a row.
+
+    Raises
+    ------
+    DataError
+        If they do not fit into the memory.
     """
     keys = list(dict.fromkeys(key_of[name] for row in names for name in row if name in key_of))
     number_of = {key: number for number, key in enumerate(keys)}
+    check_room(len(keys), store.dim, "embeddings")
     embeddings = store.embeddings(keys)
     is_usable = ~np.isnan(embeddings).any(axis=1)
     facts = _facts_by_image(store)

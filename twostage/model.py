@@ -18,6 +18,8 @@ import pyarrow.parquet as pq
 
 from twostage.backbones.spec import BackboneSpec
 from twostage.backbones.tuned import TunedBackbone, files_beside
+from twostage.encoders import folder as encoders
+from twostage.encoders.spec import read_spec
 from twostage.errors import BackboneError, ModelError, UsageError
 from twostage.fingerprint import hash_file, hash_json
 from twostage.fitted import FitSettings, FittedModel, Holdout
@@ -420,7 +422,7 @@ def _with_weights_file(
     inside = Path(_BACKBONE_FOLDER) / source.name
     (folder / _BACKBONE_FOLDER).mkdir()
     shutil.copyfile(source, folder / inside)
-    for beside in files_beside(source):
+    for beside in files_beside(source) or encoders.files_beside(source):
         shutil.copyfile(beside, folder / _BACKBONE_FOLDER / beside.name)
     return backbone | {"weights": inside.as_posix()}, []
 
@@ -428,7 +430,7 @@ def _with_weights_file(
 def _read_backbone(folder: Path, record: Any) -> dict[str, Any] | None:
     if record is None:
         return None
-    backbone = BackboneSpec.from_dict(record, folder).to_dict()
+    backbone = read_spec(record, folder).to_dict()
     if backbone["weights_file_hash"] is None or not _is_inside(backbone):
         return backbone
     return backbone | {"weights": str((folder / backbone["weights"]).resolve())}

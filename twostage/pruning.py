@@ -4,6 +4,7 @@ import os
 import posixpath
 from pathlib import Path, PurePosixPath
 
+from twostage.contents import IMAGE, kind_of
 from twostage.errors import StoreError, UsageError
 from twostage.images.references import TAR_ENDINGS, check_folder, reference_to
 from twostage.remote import is_url
@@ -43,6 +44,12 @@ def gone_images(store: EmbeddingStore, images: str | os.PathLike[str] | None = N
     >>> store.prune(gone_images(store, "photos"))  # doctest: +SKIP
     3
     """
+    kind = kind_of(store.spec)
+    if kind != IMAGE:
+        raise UsageError(
+            f"The store '{store.path}' holds {kind}s, which are named by what they are and have no "
+            f"files that could be gone. To hold fewer, extract those of a table into a new store."
+        )
     names = store.index()["image"].to_pylist()
     if images is not None:
         check_folder(Path(images))

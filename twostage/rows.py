@@ -9,6 +9,7 @@ import pandas as pd
 
 from twostage.fingerprint import hash_bytes
 from twostage.joins import ImageBlock
+from twostage.table.sequences import plain
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,13 @@ def _texts(values: pd.Series) -> np.ndarray:
     try:
         codes, unique = pd.factorize(values.to_numpy(dtype=object))
     except TypeError:  # lists can't be compared
-        return np.array([str(value) for value in values], dtype=object)
+        return np.array([_text_of(plain(value)) for value in values], dtype=object)
     texts = np.array([*(str(value) for value in unique), ""], dtype=object)
     return np.asarray(texts[codes])
+
+
+def _text_of(value: object) -> str:
+    if isinstance(value, np.ndarray) and value.dtype == np.float64:
+        # Text of an array leaves out most of it.
+        return f"{value.shape} {hash_bytes(np.ascontiguousarray(value, '<f8').tobytes())}"
+    return str(value)

@@ -7,8 +7,11 @@ import pandas as pd
 
 from twostage.backbones.lazy import runnable
 from twostage.backbones.spec import BackboneSettings, BackboneSpec
-from twostage.cache import embed_through_cache
-from twostage.errors import ImagesError
+from twostage.cache import embed_through_cache, embed_values_through_cache
+from twostage.contents import IMAGE, kind_of
+from twostage.encoders.spec import EncoderSpec
+from twostage.encoders.values import names_of, references_to
+from twostage.errors import DataError, ImagesError
 from twostage.extraction import ExtractionOptions
 from twostage.images.listing import Place, absolute
 from twostage.images.places import open_place
@@ -28,12 +31,13 @@ def blocks_from_store(
     must_match: bool = True,
     pooling: str = "mean",
 ) -> tuple[dict[str, ImageBlock], list[str]]:
-    """Take the embeddings of a table's images from a store.
+    """Take the embeddings of a table's images from a store; or of its texts or sequences.
 
     Parameters
     ----------
     frame : DataFrame of shape (n_rows, n_columns)
-        Its image columns name images, as a rule relative to the extracted folder.
+        Its image columns name images, as a rule relative to the extracted folder; or hold what a
+        store of texts or sequences is of.
     image_columns : sequence of str
         Their names.
     store : EmbeddingStore
@@ -55,6 +59,9 @@ def blocks_from_store(
     DataError
         If a column is missing, or images are not in the store.
     """
+    kind = kind_of(store.spec)
+    if kind != IMAGE:
+        return _blocks_of_values(frame, image_columns, store, kind, must_match), []
     blocks, notes = {}, []
     for column, names in _names_by_column(frame, image_columns).items():
         key_of, note = match_with_store(names, store, must_match=must_match)
@@ -67,12 +74,12 @@ def blocks_from_files(
     frame: pd.DataFrame,
     image_columns: Sequence[str],
     folder: PathLike,
-    wanted: BackboneSettings | BackboneSpec,
+    wanted: BackboneSettings | BackboneSpec | EncoderSpec,
     options: ExtractionOptions,
     cache_dir: PathLike | None = None,
     pooling: str = "mean",
 ) -> tuple[dict[str, ImageBlock], EmbeddingStore]:
-    """Embed a table's images, those that the cache does not hold.
+    """Embed a table's images, texts or sequences, those that the cache does not hold.
 
     Parameters
     ----------
@@ -80,8 +87,9 @@ def blocks_from_files(
         As for `blocks_from_store`; names are relative to ``folder``, absolute, or URLs.
     folder : path-like
         What names start from; or any other place that `twostage.images.places.open_place` knows.
-    wanted : BackboneSettings or BackboneSpec
-        The backbone; of a spec, that very one, or its variant that runs here.
+    wanted : BackboneSettings, BackboneSpec or EncoderSpec
+        The backbone; of a spec, that very one, or its variant that runs here. An encoder
+        embeds what the columns hold.
     options : ExtractionOptions
         How to run it.
     cache_dir : path-like, optional
@@ -101,6 +109,8 @@ def blocks_from_files(
     StoreError
         If the backbone that can be built is not the one wanted.
     """
+    if isinstance(wanted, EncoderSpec):
+        return _blocks_of_encoder(frame, image_columns, wanted, options, cache_dir)
     if isinstance(wanted, BackboneSpec):
         wanted = runnable(wanted, options.device)
     names = _names_by_column(frame, image_columns)
@@ -112,6 +122,48 @@ def blocks_from_files(
         for column, in_rows in names.items()
     }
     return blocks, store
+
+
+def _blocks_of_encoder(
+    frame: pd.DataFrame,
+    columns: Sequence[str],
+    encoder: EncoderSpec,
+    options: ExtractionOptions,
+    cache_dir: PathLike | None,
+) -> tuple[dict[str, ImageBlock], EmbeddingStore]:
+    """Embed texts or sequences, those that the cache does not hold."""
+    found = {
+        name: references_to(require_column(frame, name, encoder.kind), encoder.kind)
+        for name in columns
+    }
+    references = [ref for of_column in found.values() for ref in of_column if ref is not None]
+    store = embed_values_through_cache(references, encoder, options, cache_dir)
+    return _blocks_of_values(frame, columns, store, encoder.kind, must_match=True), store
+
+
+def _blocks_of_values(
+    frame: pd.DataFrame,
+    columns: Sequence[str],
+    store: EmbeddingStore,
+    kind: str,
+    must_match: bool,
+) -> dict[str, ImageBlock]:
+    """Take the embeddings of what columns hold from a store, by the digests of their bytes."""
+    known = set(store.index()["image"].to_pylist())
+    blocks = {}
+    for column in columns:
+        names = names_of(references_to(require_column(frame, column, kind), kind))
+        lacking = [row for row, named in enumerate(names) if not known.issuperset(named)]
+        if lacking and (must_match or len(lacking) == sum(map(len, names))):
+            shown = str(frame[column].iloc[lacking[0]])
+            raise DataError(
+                f"{len(lacking)} of {len(names)} rows of column '{column}' hold a {kind} that the "
+                f"store '{store.path}' does not; first: row {lacking[0] + 1}, '{shown:.40}'. "
+                f"Extract them into it: twostage extract TABLE --{kind}-col {column} -o STORE."
+            )
+        key_of = {name: name for named in names for name in named if name in known}
+        blocks[column] = image_block(column, names, store, key_of)
+    return blocks
 
 
 def check_usable(blocks: Mapping[str, ImageBlock]) -> int:

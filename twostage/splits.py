@@ -13,6 +13,7 @@ from twostage.errors import DataError
 
 MIN_ROWS = 10
 _N_BINS = 10
+_LEAST_SHARE = 0.05
 _MAX_FOLDS = 20
 _MANY_GROUPS = 5000  # StratifiedGroupKFold looks at them one by one
 
@@ -109,6 +110,36 @@ def holdout(
             f"rows out for a score: {len(test)} would be. Add rows, or choose another group column."
         )
     return train, test
+
+
+def hold_back(
+    y: np.ndarray, *, is_classification: bool, groups: np.ndarray, share: float, random_state: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Hold a share of the rows back from what is trained first, for what learns from it.
+
+    Parameters
+    ----------
+    y, is_classification, groups, random_state
+        As for `holdout`.
+    share : float
+        About how much, from 0 on, below 1.
+
+    Returns
+    -------
+    taught, held_back : int arrays
+        Row numbers, sorted.
+    """
+    everything = np.arange(len(y))
+    if not share:
+        return everything, everything[:0]
+    large, small = holdout(
+        y,
+        is_classification=is_classification,
+        groups=groups,
+        fraction=max(min(share, 1 - share), _LEAST_SHARE),
+        random_state=random_state,
+    )
+    return (large, small) if share <= 0.5 else (small, large)
 
 
 def cross_folds(

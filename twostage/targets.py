@@ -48,6 +48,30 @@ class Target:
         """The task that it is not."""
         return "regression" if self.task == "classification" else "classification"
 
+    def check_taught(self, y: np.ndarray, what: str) -> None:
+        """Refuse classes of which nothing is left to learn from.
+
+        Parameters
+        ----------
+        y : array
+            Class numbers of what is learned from.
+        what : str
+            What those are of: "image", "row".
+
+        Raises
+        ------
+        DataError
+            Naming the first such class.
+        """
+        classes = np.array([]) if self.classes is None else self.classes
+        missing = np.setdiff1d(np.arange(len(classes)), y)
+        if len(missing):
+            raise DataError(
+                f"{len(missing)} of {len(classes)} classes have no {what} left to learn from once "
+                f"some are held back; first: '{classes[missing[0]]}'. Add {what}s of it, or merge "
+                "or remove the class."
+            )
+
     def take(self, rows: np.ndarray) -> "Target":
         """Return the target of some rows, by number."""
         return replace(self, y=self.y[rows])

@@ -8,23 +8,45 @@ from collections import deque
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
 
-from twostage.backbones.lazy import LazyBackbone
 from twostage.errors import ImagesError
-from twostage.images.loading import ImageLoader, LoadedImage
+from twostage.images.loading import LoadedImage
 from twostage.store.planning import Shard
 from twostage.store.schema import embedding_array
 from twostage.store.store import EmbeddingStore
 from twostage.throughput import StageClock
 
-if TYPE_CHECKING:
-    from twostage.backbones.engines import Engine
-
 Progress = Callable[[int, int], None]
+
+
+class Runs(Protocol):
+    """What an engine is to the worker; see `twostage.backbones.engines.Engine`."""
+
+    batch_size: int
+
+    def run(self, batches: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        """Yield the embeddings of batches, in order."""
+        ...
+
+
+class Embeds(Protocol):
+    """A backbone or an encoder, opened when it is first needed."""
+
+    def get(self) -> Runs:
+        """Return what embeds, built at the first call."""
+        ...
+
+
+class Loads(Protocol):
+    """What reads images, or hands over other values, ahead of what embeds them."""
+
+    def load(self, references: Iterable[Any], known: Container[str]) -> Iterator[LoadedImage]:
+        """Yield what is at each reference, in order."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -76,9 +98,9 @@ class ShardWorker:
     ----------
     store : EmbeddingStore
         Where the parts go.
-    backbone : LazyBackbone
+    backbone : LazyBackbone or LazyEncoder
         Built when the first image needs it.
-    loader : ImageLoader
+    loader : ImageLoader or ValueLoader
         Decodes ahead of the backbone.
     clock : StageClock
         What counts the time of the other steps.
@@ -93,8 +115,8 @@ class ShardWorker:
     def __init__(
         self,
         store: EmbeddingStore,
-        backbone: LazyBackbone,
-        loader: ImageLoader,
+        backbone: Embeds,
+        loader: Loads,
         clock: StageClock,
         *,
         fails_on_error: bool = False,
@@ -113,7 +135,7 @@ class ShardWorker:
         self._seen = store.seen.content_hashes
         self._open: deque[_Work] = deque()
         self._embedded: dict[str, np.ndarray] = {}  # of open shards, by content hash
-        self._built: Engine | None = None
+        self._built: Runs | None = None
         self._failure: LoadedImage | None = None  # what ends the run, once the rest is committed
         self._records: deque[ShardRecord] = deque()
 
@@ -170,7 +192,7 @@ class ShardWorker:
         if batch:
             yield flush()
 
-    def _engine(self) -> "Engine":
+    def _engine(self) -> Runs:
         """Return what embeds, built at the first call: that is no part of the work."""
         if self._built is None:
             with self._clock.left_out():

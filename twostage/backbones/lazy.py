@@ -11,6 +11,7 @@ import numpy as np
 
 from twostage.backbones.spec import BackboneSettings, BackboneSpec
 from twostage.backbones.tuned import find_tuned
+from twostage.contents import IMAGE
 from twostage.errors import StoreError, VariantError
 from twostage.fingerprint import hash_file
 from twostage.seen import SeenRows
@@ -40,6 +41,8 @@ class LazyBackbone:
     device : str or None
         Description of the device, once the backbone is built.
     """
+
+    kind = IMAGE
 
     def __init__(
         self,

@@ -8,6 +8,7 @@ from typing import Any
 
 from twostage.backbones.catalogue import CATALOGUE, Architecture, find_architecture
 from twostage.backbones.tuned import NETWORK, TunedBackbone, find_tuned
+from twostage.contents import ENCODER, IMAGE
 from twostage.errors import BackboneError, UsageError
 from twostage.fingerprint import hash_file, hash_json
 from twostage.opening.records import checked
@@ -226,6 +227,11 @@ class BackboneSpec:
         return of_file if self.is_keras_file else self.architecture
 
     @property
+    def kind(self) -> str:
+        """What it embeds."""
+        return IMAGE
+
+    @property
     def is_keras_file(self) -> bool:
         """Whether it came whole from a ``.keras`` file."""
         return self.architecture.startswith(KERAS_ARCHITECTURE)
@@ -357,6 +363,8 @@ class BackboneSpec:
 
     def differences(self, other: "BackboneSpec") -> list[str]:
         """Say where another spec's identity differs from this one's; [] if nowhere."""
+        if other.kind != self.kind:
+            return [f"it embeds {self.kind}s, not {other.kind}s"]
         mine, theirs = self._without(*_NUMERIC_VARIANT), other._without(*_NUMERIC_VARIANT)
         return [
             f"{name} is {mine[name]}, not {theirs[name]}"
@@ -403,6 +411,12 @@ def _check_choice(name: str, value: str | None, choices: tuple[str, ...]) -> Non
 
 
 def _check_keras_file(file: Path, weights: str | None) -> None:
+    if file.name == NETWORK and (file.parent / ENCODER).is_file():
+        raise UsageError(
+            f"'{file.parent}' is an encoder of texts or sequences, and images are to be embedded. "
+            "Name the column of those (extract: --text-col or --sequence-col; fit: --text or "
+            "--sequence), or give a backbone of images."
+        )
     if file.name == NETWORK and file.parent.is_dir() and not file.is_file():
         raise UsageError(
             f"'{file.parent}' is no backbone: it has no {NETWORK}. Give a folder that 'twostage "

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from twostage.cli.embedded import check_columns, kind_in, with_embedded
 from twostage.cli.fit import asked_of_networks, listed_images
 from twostage.cli.live import cells_told
 from twostage.cli.options import (
@@ -27,6 +28,7 @@ from twostage.cli.options import (
     random_state_option,
     recipe_options,
     role_options,
+    sequence_options,
     target_from_folder_option,
     task_options,
     tune_option,
@@ -34,6 +36,7 @@ from twostage.cli.options import (
     tuning_options,
 )
 from twostage.cli.output import UNREADABLE, plural, print_json, print_result, say
+from twostage.cli.sequences import join_to_learn
 from twostage.cli.staging import BATCH, given_options, tuning_of
 from twostage.errors import UsageError
 
@@ -136,6 +139,7 @@ if TYPE_CHECKING:
 @tuning_options
 @tuning_batch_option
 @role_options
+@sequence_options
 @recipe_options
 @random_state_option
 @quiet_option
@@ -162,13 +166,16 @@ def benchmark(
     from twostage.cli.fit import fit_settings
     from twostage.table.files import read_table, table_from_folders
 
-    _check_combination(stores, table, target_from_folder, options)
+    kind = kind_in(stores)
+    _check_combination(stores, table, target_from_folder, options, kind)
     if target_from_folder:
         frame = table_from_folders(listed_images(stores[0], None))
     else:
         frame = read_table(str(table))
     common = options | _AS_IN_FIT | dict.fromkeys(NETWORK)
-    settings = dict(vars(fit_settings(common, target_from_folder)))
+    frame, chosen = join_to_learn(frame, fit_settings(common, target_from_folder), options, quiet)
+    chosen = with_embedded(chosen, kind)
+    settings = dict(vars(chosen))
     told_of_tuning = given_options(ctx, (*TUNING, BATCH))
     tuning = tuning_of(options, options["class_weight"], options["random_state"])
     for name in ("head", "features", "n_jobs"):
@@ -374,7 +381,11 @@ def _threshold(text: str) -> float | None:
 
 
 def _check_combination(
-    stores: tuple[str, ...], table: str | None, target_from_folder: bool, options: dict[str, Any]
+    stores: tuple[str, ...],
+    table: str | None,
+    target_from_folder: bool,
+    options: dict[str, Any],
+    kind: str,
 ) -> None:
     is_table_alone = options["features"] == "table"
     if not stores and not is_table_alone:
@@ -382,10 +393,12 @@ def _check_combination(
     if options["split"] and (options["n_folds"] or options["n_repeats"] > 1):
         raise UsageError("--split says which folds there are; leave --folds and --repeats out.")
     if target_from_folder:
-        if table or options["target"] or options["image_col"]:
-            raise UsageError("--target-from-folder goes without --table, --target, --image-col.")
+        if table or options["target"] or options["image_col"] or options["sequences"]:
+            raise UsageError(
+                "--target-from-folder goes without --table, --target, --image-col, --sequences."
+            )
         return
     if not table or not options["target"]:
         raise UsageError("Give --table and --target, or --target-from-folder without a table.")
-    if not options["image_col"] and not is_table_alone:
-        raise UsageError("Give --image-col, the table's column of image paths.")
+    if not is_table_alone:
+        check_columns(kind, options, stores)

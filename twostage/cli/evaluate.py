@@ -13,11 +13,14 @@ from twostage.cli.options import (
     STORE,
     TABLE,
     json_option,
+    long_option,
     quiet_option,
     run_options,
+    slower_option,
 )
 from twostage.cli.output import UNREADABLE, plural, print_json, print_result, say
 from twostage.cli.predict import check_source, embed_rows
+from twostage.cli.sequences import join_to_predict
 from twostage.errors import UsageError
 
 if TYPE_CHECKING:
@@ -34,6 +37,8 @@ if TYPE_CHECKING:
 )
 @click.option("--images", type=IMAGES, help=f"The table's images: {PLACES}.")
 @click.option("--store", type=STORE, help="Instead of --images: a store that holds them.")
+@long_option
+@slower_option
 @click.option(
     "-o",
     "--output",
@@ -51,6 +56,8 @@ def evaluate(
     table: str | None,
     images: str | None,
     store: str | None,
+    sequences: str | None,
+    slower: str | None,
     output: str | None,
     quiet: bool,
     as_json: bool,
@@ -75,6 +82,7 @@ def evaluate(
     fitted = read_model(model)
     check_source(fitted, model, images, store)
     frame = _read_rows(fitted, table, images, store)
+    frame = join_to_predict(frame, fitted.settings, sequences, slower, quiet)
     seen = SeenRows()
 
     def embed(spec: dict[str, Any]) -> Any:
@@ -103,7 +111,8 @@ def evaluate(
             "the model knows can't be told, and are scored."
         )
     if n_unusable:
-        say(f"{plural(n_unusable, 'row')} with an unusable image, whose embedding is missing.")
+        what = fitted.settings.embeds
+        say(f"{plural(n_unusable, 'row')} with an unusable {what}, whose embedding is missing.")
         ctx.exit(UNREADABLE)
 
 

@@ -5,14 +5,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from twostage.cli.embedded import asked_of_values, read_values
 from twostage.cli.options import (
     IMAGES,
+    OF_LONG_TABLES,
     SEED,
     TABLE,
     backbone_options,
     json_option,
     quiet_option,
+    refuse_given,
     run_options,
+    sequence_options,
     variant_options,
 )
 from twostage.cli.output import UNREADABLE, plural, print_json, print_result, told
@@ -43,6 +47,21 @@ _LEAST_TO_TELL = 256  # images: fewer say little about a rate
     metavar="COL",
     help="Of a Parquet file as IMAGES: its column of image bytes, if several could be it.",
 )
+@click.option(
+    "--text-col",
+    "text",
+    metavar="COL",
+    help="Embed the texts of this column: IMAGES is then a CSV or Parquet table, and --backbone "
+    "the folder of an encoder that 'twostage finetune --text' made, or "
+    "sentence-transformers/NAME.",
+)
+@click.option(
+    "--sequence-col",
+    "sequence",
+    metavar="COL",
+    help="In the same way, embed the sequences of this column; or give --sequences.",
+)
+@sequence_options
 @backbone_options
 @variant_options
 @click.option(
@@ -74,11 +93,13 @@ def extract(
     store: str,
     table: str | None,
     image_col: tuple[str, ...],
+    text: str | None,
+    sequence: str | None,
     quiet: bool,
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Embed IMAGES into a store.
+    """Embed IMAGES, or the texts or sequences of a table, into a store.
 
     IMAGES is a folder, walked recursively; or a list of files, a tar or tars
     (shards-{000..012}.tar), a Parquet file with a column of image bytes, or the URL of such
@@ -89,10 +110,19 @@ def extract(
     ImageNet weights.
     """
     from twostage.extraction import extract as run
+    from twostage.extraction import extract_values
 
-    names = _names(table, image_col)
-    with told(quiet) as progress:
-        summary = run(images, store, names=names, progress=progress, **options)
+    kind, column = asked_of_values(text, sequence, options)
+    of_long = {name: options.pop(name) for name in OF_LONG_TABLES}
+    with told(quiet, kind) as progress:
+        if column is not None:
+            refuse_given(ctx, _OF_VALUES, f"embedding {kind}s")
+            wanted = {name: value for name, value in options.items() if name in _OF_VALUES}
+            values = read_values(images, kind, column, of_long, quiet)
+            summary = extract_values(values, store, kind=kind, progress=progress, **wanted)
+        else:
+            names = _names(table, image_col)
+            summary = run(images, store, names=names, progress=progress, **options)
     if as_json:
         print_json(asdict(summary))
     else:
@@ -101,17 +131,24 @@ def extract(
         ctx.exit(UNREADABLE)
 
 
+_OF_VALUES = {
+    *("images", "store", "text", "sequence", *OF_LONG_TABLES, "backbone", "dtype", "batch_size"),
+    *("device", "on_error", "retry_errors", "verify", "quiet", "as_json"),
+}
+
+
 def describe(summary: "ExtractionSummary") -> str:
     """Put a summary in words."""
+    kind = summary.kind
     done = [f"{summary.n_computed:,} embedded now"]
     if summary.n_reused:
-        done.append(f"{summary.n_reused:,} taken from images of equal bytes")
+        done.append(f"{summary.n_reused:,} taken from {kind}s of equal bytes")
     done.append(f"{summary.n_unchanged:,} unchanged")
     rate = ""
     if summary.n_computed:
-        rate = f" ({summary.n_computed / summary.seconds:.0f} images/s)"
+        rate = f" ({summary.n_computed / summary.seconds:.0f} {kind}s/s)"
     lines = [
-        f"{summary.store}: {plural(summary.n_images, 'image')}, {', '.join(done)}; "
+        f"{summary.store}: {plural(summary.n_images, kind)}, {', '.join(done)}; "
         f"{summary.backbone}, {summary.dim} numbers each; {summary.seconds:.1f} s{rate}."
     ]
     if summary.throughput and summary.n_computed >= _LEAST_TO_TELL:
@@ -121,13 +158,13 @@ def describe(summary: "ExtractionSummary") -> str:
     if summary.n_errors:
         reasons = ", ".join(f"{n:,} {reason}" for reason, n in summary.errors.items())
         lines.append(
-            f"{plural(summary.n_errors, 'image')} could not be used: {reasons}; first: "
+            f"{plural(summary.n_errors, kind)} could not be used: {reasons}; first: "
             f"'{summary.first_error}'. The store's column 'error' tells of each."
         )
     if summary.n_gone:
         lines.append(f"{plural(summary.n_gone, 'file')} not there any more; embeddings kept.")
     if summary.n_others:
-        lines.append(f"The store holds {plural(summary.n_others, 'image')} besides these.")
+        lines.append(f"The store holds {plural(summary.n_others, kind)} besides these.")
     return "\n".join(lines)
 
 

@@ -5,9 +5,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from twostage.cli.embedded import asked_of_values, read_table_of
 from twostage.cli.fit import listed_images
 from twostage.cli.options import (
     IMAGES,
+    OF_LONG_TABLES,
     TABLE,
     TUNING,
     backbone_options,
@@ -15,15 +17,20 @@ from twostage.cli.options import (
     decoding_options,
     image_col_option,
     json_option,
+    network_options,
     quiet_option,
     random_state_option,
+    refuse_given,
+    sequence_options,
     target_from_folder_option,
     task_options,
+    text_options,
     tuning_options,
 )
 from twostage.cli.output import (
     UNREADABLE,
     epochs_told,
+    log_shown,
     plural,
     print_json,
     print_result,
@@ -36,6 +43,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from twostage.finetuning import FinetuningSummary
+    from twostage.pretraining import EncoderSummary
 
 _SHARE = click.FloatRange(0, 1, max_open=True)
 _OF_BACKBONE = (
@@ -46,8 +54,17 @@ _OF_TUNING = (*TUNING, "batch_size", "class_weight", "precision", "random_state"
 
 
 @click.command()
-@click.argument("images", type=IMAGES)
+@click.argument("images", type=IMAGES, required=False)
 @click.option("-o", "--output", required=True, metavar="BACKBONE", help="Folder to make.")
+@click.option(
+    "--text",
+    metavar="COL",
+    help="Train an encoder of this column of texts instead: no IMAGES are needed then.",
+)
+@click.option("--sequence", metavar="COL", help="In the same way, of this column of sequences.")
+@sequence_options
+@network_options
+@text_options
 @click.option("--table", type=TABLE, help="CSV or Parquet table with the target.")
 @click.option("--target", metavar="COL", help="Column to learn; stage two may learn another.")
 @target_from_folder_option
@@ -90,12 +107,14 @@ _OF_TUNING = (*TUNING, "batch_size", "class_weight", "precision", "random_state"
 def finetune(
     ctx: click.Context,
     /,
-    images: str,
+    images: str | None,
     output: str,
     table: str | None,
     target: str | None,
     target_from_folder: bool,
     image_col: tuple[str, ...],
+    text: str | None,
+    sequence: str | None,
     quiet: bool,
     as_json: bool,
     **options: Any,
@@ -107,10 +126,24 @@ def finetune(
     and 'twostage fit' leaves those rows out.
     Without labels there is nothing to tune by: 'twostage extract' with ImageNet weights is the way.
     A run that was killed goes on where it was: run the same command again.
+    With --text, an encoder of texts is trained in the same way, for 'twostage extract --text-col'.
     """
     from twostage.backbones.spec import BackboneSettings
     from twostage.finetuning import finetune as run
 
+    kind, column = asked_of_values(text, sequence, options)
+    if column is not None:
+        refuse_given(ctx, _OF_ENCODER, f"an encoder of {kind}s")
+        trained = _train_encoder(output, table, target, kind, column, options, quiet)
+        if as_json:
+            print_json(asdict(trained))
+        else:
+            print_result(describe_encoder(trained))
+        return
+    if images is None:
+        raise UsageError(
+            "Give IMAGES, what image names start from; or --text or --sequence, a column."
+        )
     frame, target, columns = _labels(images, table, target, target_from_folder, image_col)
     how = {name: options[name] for name in _OF_TUNING}
     with told(quiet) as loaded, epochs_told(quiet) as progress:
@@ -170,6 +203,64 @@ def describe(summary: "FinetuningSummary") -> str:
             "score of 'twostage fit' is the one to believe.)"
         )
     lines.append(f"Next: twostage extract IMAGES -o STORE --backbone {summary.backbone}")
+    return "\n".join(lines)
+
+
+_SETTINGS = {
+    *("group", "holdout", "task", "log_target", "class_weight", "random_state", "stop_words"),
+    *("word_vectors", "text_encoder", "sequence_encoder"),
+}
+_OF_ENCODER = {
+    *("output", "text", "sequence", "table", "target", "quiet", "as_json"),
+    *_SETTINGS,
+    *OF_LONG_TABLES,
+}
+
+
+def _train_encoder(
+    output: str,
+    table: str | None,
+    target: str | None,
+    kind: str,
+    column: str,
+    options: dict[str, Any],
+    quiet: bool,
+) -> "EncoderSummary":
+    from twostage.pretraining import train_encoder
+
+    if not table or not target:
+        raise UsageError(f"Give --table and --target: an encoder of {kind}s is taught by a target.")
+    settings: dict[str, Any] = {
+        name: options[name] for name in _SETTINGS if options[name] is not None
+    }
+    frame = read_table_of(table, options, quiet)
+    with log_shown(quiet):
+        return train_encoder(output, table=frame, target=target, **settings | {kind: column})
+
+
+def describe_encoder(summary: "EncoderSummary") -> str:
+    """Put the training of an encoder in words."""
+    metric = {"auc": "AUC", "r2": "R2"}[summary.metric]
+    left_out = ""
+    if summary.n_rows_left_out:
+        rows = plural(summary.n_rows_left_out, "row")
+        left_out = f" {rows} without a {summary.kind} were left out."
+    lines = [
+        *summary.notes,
+        f"{summary.encoder}: an encoder of {summary.kind}s into {summary.dim} numbers, trained on "
+        f"column '{summary.column}' of {plural(summary.n_trained, 'row')} ({summary.task}), "
+        f"{plural(summary.n_epochs, 'epoch')}; {summary.n_held_back:,} were held back; "
+        f"{summary.seconds:.0f} s.{left_out}",
+    ]
+    if summary.score is not None:
+        lines.append(
+            f"The network that it was a part of: {metric} {summary.score:.3f} on the rows held "
+            "back, which it has not seen."
+        )
+    lines.append(
+        f"Next: twostage extract TABLE --{summary.kind}-col {summary.column} --backbone "
+        f"{summary.encoder} -o STORE"
+    )
     return "\n".join(lines)
 
 

@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from twostage.cli.embedded import check_columns, kind_in, with_embedded
 from twostage.cli.options import (
     IMAGES,
     NETWORK,
     PLACES,
+    ROLES,
     STORE,
     TABLE,
     allow_seen_option,
@@ -24,6 +26,7 @@ from twostage.cli.options import (
     recipe_options,
     role_options,
     run_options,
+    sequence_options,
     target_from_folder_option,
     task_options,
     tune_option,
@@ -40,6 +43,7 @@ from twostage.cli.output import (
     say,
     told,
 )
+from twostage.cli.sequences import join_to_learn, layout_of
 from twostage.cli.staging import (
     check_tuning,
     fit_both_stages,
@@ -47,12 +51,14 @@ from twostage.cli.staging import (
     tuning_lines,
     tuning_record,
 )
+from twostage.contents import IMAGE
 from twostage.errors import UsageError
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from twostage.backbones.spec import BackboneSettings
+    from twostage.encoders.spec import EncoderSpec
     from twostage.fitted import FitSettings, FittedModel
     from twostage.joins import ImageBlock
     from twostage.staged import AnyModel
@@ -123,6 +129,7 @@ _OF_BACKBONE = (
 @tuning_options
 @tuning_batch_option
 @role_options
+@sequence_options
 @recipe_options
 @backbone_options
 @variant_options
@@ -145,6 +152,9 @@ def fit(
 ) -> None:
     """Train a model on the embeddings in STORE and the columns of a table.
 
+    STORE is of images; or of the texts in --text columns, embedded by an encoder: see 'twostage
+    extract --text-col'.
+
     The score is that of held-out rows, a fifth, which neither training nor early stopping, tuning
     or any encoder saw, nor the tuning of a backbone; the model saved is then trained on all rows.
     """
@@ -154,11 +164,14 @@ def fit(
     from twostage.targets import prepare_target
 
     is_replacing = check_destination(model)
-    _check_combination(store, images, table, target_from_folder, options)
-    check_tuning(ctx, images, options)
+    kind = kind_in([store] if store else [], None if images else options["backbone"])
+    _check_combination(store, images, table, target_from_folder, options, kind)
+    check_tuning(ctx, images, options, kind)
     settings = fit_settings(options, target_from_folder)
     how = staging_of(settings, options)
     frame = _read_rows(store, images, table, target_from_folder)
+    frame, settings = join_to_learn(frame, settings, options, quiet)
+    settings = with_embedded(settings, kind)
     check_table(frame, settings)
     target = prepare_target(frame[settings.target], settings.task, log_target=settings.log_target)
     check_heads(settings, target)
@@ -191,7 +204,8 @@ def fit(
     else:
         print_result(describe(fitted, model))
     if n_unusable:
-        say(f"{plural(n_unusable, 'row')} with an unusable image, whose embedding is missing.")
+        what = f"an unusable {settings.embeds}"
+        say(f"{plural(n_unusable, 'row')} with {what}, whose embedding is missing.")
         ctx.exit(UNREADABLE)
 
 
@@ -258,8 +272,9 @@ def _head_lines(fitted: "FittedModel") -> list[str]:
 
 
 def _feature_lines(fitted: "AnyModel") -> list[str]:
+    kind, maker = fitted.settings.embeds.capitalize(), _backbone_name(fitted)
     lines = [
-        f"Image column '{column}': {dim} numbers from {_backbone_name(fitted)}."
+        f"{kind} column '{column}': {dim} numbers from {maker}."
         for column, dim in fitted.dims.items()
     ]
     by_role: dict[str, list[str]] = {}
@@ -273,13 +288,13 @@ def _feature_lines(fitted: "AnyModel") -> list[str]:
 
 
 def _backbone_name(fitted: "AnyModel") -> str:
-    from twostage.backbones.spec import BackboneSpec
+    from twostage.encoders.spec import read_spec
 
     if len(fitted.backbones) > 1 and len(fitted.parts) > 1:
         return "each backbone"
     if not fitted.backbones:
         return "a store"
-    return BackboneSpec.from_dict(fitted.backbones[0], "the model").name
+    return read_spec(fitted.backbones[0], "the model").name
 
 
 def _classes(fitted: "AnyModel") -> str:
@@ -312,21 +327,24 @@ def _check_combination(
     table: str | None,
     target_from_folder: bool,
     options: dict[str, Any],
+    kind: str,
 ) -> None:
     if store and images:
         raise UsageError("Give STORE or --images, not both.")
-    if not store and not images and options["features"] != "table":
+    if not store and not images and options["features"] != "table" and kind == IMAGE:
         raise UsageError("Give a STORE made by 'twostage extract', or --images with their folder.")
     if target_from_folder:
         if table or options["target"] or options["image_col"]:
             raise UsageError("--target-from-folder goes without --table, --target, --image-col.")
-        if options["features"] == "table":
-            raise UsageError("--target-from-folder has no table; leave --features table out.")
+        if options["features"] == "table" or options["sequences"]:
+            raise UsageError(
+                "--target-from-folder has no table; leave --features table and --sequences out."
+            )
         return
     if not table or not options["target"]:
         raise UsageError("Give --table and --target, or --target-from-folder without a table.")
-    if not options["image_col"] and options["features"] != "table":
-        raise UsageError("Give --image-col, the table's column of image paths.")
+    if options["features"] != "table":
+        check_columns(kind, options, [store] if store else [])
 
 
 def _read_rows(
@@ -363,17 +381,13 @@ def fit_settings(options: dict[str, Any], target_from_folder: bool) -> "FitSetti
         task=options["task"],
         features=options["features"],
         log_target=options["log_target"],
-        roles=RoleOverrides(
-            **{
-                name: options[name]
-                for name in ("numeric", "categorical", "date", "text", "vector", "ignore")
-            }
-        ),
+        roles=RoleOverrides(**{name: options[name] for name in ROLES}),
         recipe=_recipe(options),
         image_pooling=options["image_pooling"],
         class_weight=options["class_weight"],
         n_tuned=options["tune"],
         allow_seen=options["allow_seen"],
+        sequences=layout_of(options),
         random_state=options["random_state"],
     )
 
@@ -411,6 +425,16 @@ def _backbone_settings(options: dict[str, Any]) -> "BackboneSettings":
     return BackboneSettings(**chosen, random_state=options["random_state"])
 
 
+def _wanted(settings: "FitSettings", options: dict[str, Any]) -> "BackboneSettings | EncoderSpec":
+    from twostage.encoders.lazy import find_spec
+
+    if settings.embeds != IMAGE:
+        given = [f"--{name.replace('_', '-')}" for name in _OF_BACKBONE[1:] if options[name]]
+        if given:
+            raise UsageError(f"{', '.join(given)}: of no use for an encoder of {settings.embeds}s.")
+    return find_spec(options["backbone"], options["device"]) or _backbone_settings(options)
+
+
 def _embed(
     frame: "pd.DataFrame",
     settings: "FitSettings",
@@ -424,7 +448,7 @@ def _embed(
     from twostage.sources import blocks_from_files, blocks_from_store
     from twostage.store.store import EmbeddingStore
 
-    if store is None and images is None:
+    if store is None and images is None and settings.embeds == IMAGE:
         return {}, None
     if store is not None:
         given = [f"--{name.replace('_', '-')}" for name in _OF_BACKBONE if options[name]]
@@ -437,7 +461,7 @@ def _embed(
         for note in notes:
             say(note)
         return blocks, held
-    with told(quiet) as progress:
+    with told(quiet, settings.embeds) as progress:
         how = ExtractionOptions(
             options["batch_size"],
             options["workers"],
@@ -449,7 +473,7 @@ def _embed(
             frame,
             settings.image_columns,
             str(images),
-            _backbone_settings(options),
+            _wanted(settings, options),
             how,
             pooling=settings.image_pooling,
         )

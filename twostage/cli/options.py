@@ -1,10 +1,11 @@
 """Options that several commands share."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import click
 
+from twostage.errors import UsageError
 from twostage.images.patterns import is_pattern
 from twostage.pixels import MAX_PIXELS
 from twostage.remote import is_url
@@ -52,6 +53,29 @@ def together(*decorators: Decorator) -> Decorator:
         return function
 
     return decorate
+
+
+def refuse_given(ctx: click.Context, allowed: Collection[str], what: str) -> None:
+    """Raise UsageError if an option is given that is of no use there.
+
+    Parameters
+    ----------
+    ctx : click.Context
+        Of the command.
+    allowed : collection of str
+        Parameters that may be given.
+    what : str
+        What the others are of no use for, in words.
+    """
+    given = [
+        parameter.opts[0]
+        for parameter in ctx.command.params
+        if parameter.name not in allowed
+        and ctx.get_parameter_source(str(parameter.name)) is click.core.ParameterSource.COMMANDLINE
+    ]
+    if given:
+        them = "it" if len(given) == 1 else "them"
+        raise UsageError(f"{', '.join(given)}: of no use for {what}. Leave {them} out.")
 
 
 backbone_options = together(
@@ -138,7 +162,58 @@ role_options = together(
     click.option(
         "--vector", multiple=True, metavar="COL", help="Take it as ready vectors: lists of numbers."
     ),
+    click.option(
+        "--sequence",
+        multiple=True,
+        metavar="COL",
+        help="Take it as sequences: lists of numbers, or of steps of several.",
+    ),
     click.option("--ignore", multiple=True, metavar="COL", help="Leave it out."),
+)
+ROLES = ("numeric", "categorical", "date", "text", "vector", "sequence", "ignore")
+
+long_option = click.option(
+    "--sequences",
+    type=TABLE,
+    metavar="FILE",
+    help="A long table, CSV or Parquet, with a row per step: joined to the table as a column of "
+    "sequences.",
+)
+slower_option = click.option(
+    "--slower",
+    type=TABLE,
+    metavar="FILE",
+    help="A second long table, measured less often: its columns become channels, aligned in time.",
+)
+OF_LONG_TABLES = (
+    *("sequences", "sequence_id", "step", "channel", "slower", "slower_channel", "align"),
+)  # what `sequence_options` are called in Python
+sequence_options = together(
+    long_option,
+    click.option(
+        "--sequence-id", metavar="COL", help="Its column of ids, called so in the table too."
+    ),
+    click.option("--step", metavar="COL", help="Its column of the steps' order: numbers or dates."),
+    click.option(
+        "--channel",
+        multiple=True,
+        metavar="COL",
+        help="Its columns that are channels; by default all others of numbers.",
+    ),
+    slower_option,
+    click.option(
+        "--slower-channel",
+        multiple=True,
+        metavar="COL",
+        help="Columns of that which are channels; by default all others of numbers.",
+    ),
+    click.option(
+        "--align",
+        type=click.Choice(["asof", "linear"]),
+        default="asof",
+        show_default=True,
+        help="What it says at a step: its last value by then, or what is on the line to the next.",
+    ),
 )
 
 NETWORK = ("fusion", "text_encoder", "sequence_encoder")  # parameters of the head joint
@@ -160,6 +235,22 @@ network_options = together(
         "--sequence-encoder",
         type=click.Choice(["lstm", "gru", "cnn"]),
         help="What the head joint reads sequences with; lstm by default.",
+    ),
+)
+
+text_options = together(
+    click.option(
+        "--stop-words",
+        metavar="english|FILE",
+        help="Words that texts are read without: scikit-learn's English list, or those of a text "
+        "file; by default none.",
+    ),
+    click.option(
+        "--word-vectors",
+        type=click.Path(exists=True, dir_okay=False),
+        metavar="FILE",
+        help="What words mean, for the head joint to start from: a text file with a word and its "
+        "numbers in each line (GloVe, .vec), or word2vec's binary format, maybe packed (.gz).",
     ),
 )
 
@@ -186,19 +277,7 @@ recipe_options = together(
         metavar="N",
         help="Principal components, of pca, of all image columns together.",
     ),
-    click.option(
-        "--stop-words",
-        metavar="english|FILE",
-        help="Words that texts are read without: scikit-learn's English list, or those of a text "
-        "file; by default none.",
-    ),
-    click.option(
-        "--word-vectors",
-        type=click.Path(exists=True, dir_okay=False),
-        metavar="FILE",
-        help="What words mean, for the head joint to start from: a text file with a word and its "
-        "numbers in each line (GloVe, .vec), or word2vec's binary format, maybe packed (.gz).",
-    ),
+    text_options,
     click.option(
         "--image-pooling",
         type=click.Choice(["mean", "max", "first"]),

@@ -90,23 +90,24 @@ def log_shown(quiet: bool) -> Iterator[None]:
 
 
 @contextmanager
-def told(quiet: bool) -> Iterator[Callable[[int, int], None] | None]:
+def told(quiet: bool, kind: str = "image") -> Iterator[Callable[[int, int], None] | None]:
     """Show the library's log, and yield a progress callback; neither if quiet.
 
-    Progress is a bar with rate and remaining time on a terminal, plain lines otherwise.
+    Progress is a bar with rate and remaining time on a terminal, plain lines otherwise; of images,
+    or of what else is embedded.
     """
     with log_shown(quiet):
         if quiet:
             yield None
         elif sys.stderr.isatty():
-            with _bar() as progress:
+            with _bar(kind) as progress:
                 yield progress
         else:
-            yield _lines()
+            yield _lines(kind)
 
 
 @contextmanager
-def _bar() -> Iterator[Callable[[int, int], None]]:
+def _bar(kind: str = "image") -> Iterator[Callable[[int, int], None]]:
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -120,7 +121,7 @@ def _bar() -> Iterator[Callable[[int, int], None]]:
 
     class Rate(ProgressColumn):
         def render(self, task: Task) -> Text:
-            return Text(f"{task.speed:.0f} images/s" if task.speed else "")
+            return Text(f"{task.speed:.0f} {kind}s/s" if task.speed else "")
 
     columns = (BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn())
     with Progress("Embedding", *columns, console=Console(stderr=True)) as bar:
@@ -137,7 +138,7 @@ def _bar() -> Iterator[Callable[[int, int], None]]:
         yield progress
 
 
-def _lines() -> Callable[[int, int], None]:
+def _lines(kind: str = "image") -> Callable[[int, int], None]:
     first: tuple[float, int] | None = None  # rates count from here: to build the CNN is no work
     told_at, last = 0.0, 0
 
@@ -150,7 +151,7 @@ def _lines() -> Callable[[int, int], None]:
             return
         told_at = now
         rate = max(done - first[1], 1) / (now - first[0])
-        say(f"{done:,} of {total:,} images, {rate:.0f}/s, {(total - done) / rate:.0f} s left")
+        say(f"{done:,} of {total:,} {kind}s, {rate:.0f}/s, {(total - done) / rate:.0f} s left")
 
     return progress
 

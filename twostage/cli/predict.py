@@ -12,10 +12,14 @@ from twostage.cli.options import (
     STORE,
     TABLE,
     json_option,
+    long_option,
     quiet_option,
     run_options,
+    slower_option,
 )
 from twostage.cli.output import UNREADABLE, plural, print_json, print_result, say, told
+from twostage.cli.sequences import join_to_predict
+from twostage.contents import IMAGE
 from twostage.errors import StoreError, UsageError, listed
 
 if TYPE_CHECKING:
@@ -31,6 +35,8 @@ if TYPE_CHECKING:
 @click.option("--table", type=TABLE, help="CSV or Parquet table with the columns of the training.")
 @click.option("--images", type=IMAGES, help=f"The table's images: {PLACES}.")
 @click.option("--store", type=STORE, help="Instead of --images: a store that holds them.")
+@long_option
+@slower_option
 @click.option(
     "-o",
     "--output",
@@ -49,6 +55,8 @@ def predict(
     table: str | None,
     images: str | None,
     store: str | None,
+    sequences: str | None,
+    slower: str | None,
     output: str,
     quiet: bool,
     as_json: bool,
@@ -70,6 +78,7 @@ def predict(
     fitted = read_model(model)
     check_source(fitted, model, images, store)
     frame = _read_rows(fitted, table, images, store)
+    frame = join_to_predict(frame, fitted.settings, sequences, slower, quiet)
     seen: Any = fitted.look(
         lambda spec: embed_rows(fitted, spec, frame, images, store, quiet, options)[0]
     )
@@ -85,7 +94,8 @@ def predict(
         _tell_unused(fitted, frame)
     if n_errors:
         first = predictions["error"].dropna().iloc[0]
-        say(f"{plural(n_errors, 'row')} with an unusable image; first: {first}.")
+        what = fitted.settings.embeds
+        say(f"{plural(n_errors, 'row')} with an unusable {what}; first: {first}.")
         ctx.exit(UNREADABLE)
 
 
@@ -99,7 +109,10 @@ def check_source(fitted: "AnyModel", model: str, images: str | None, store: str 
     """
     if images and store:
         raise UsageError("Give --images or --store, not both.")
-    if fitted.dims and not images and not store:
+    kind = fitted.settings.embeds
+    if images and kind != IMAGE:
+        raise UsageError(f"The model looks at {kind}s, which are in the table: leave --images out.")
+    if fitted.dims and not images and not store and kind == IMAGE:
         raise UsageError("The model looks at images: give --images with their folder, or --store.")
     if store is not None and len(fitted.backbones) > 1:
         raise UsageError(
@@ -117,7 +130,7 @@ def _read_rows(
 
     if table is not None:
         return read_table(table)
-    if fitted.table_columns or len(fitted.dims) != 1:
+    if fitted.table_columns or len(fitted.dims) != 1 or fitted.settings.embeds != IMAGE:
         raise UsageError("The model needs a table: give --table.")
     return pd.DataFrame({next(iter(fitted.dims)): listed_images(store, images)})
 
@@ -132,23 +145,23 @@ def embed_rows(
     options: dict[str, Any],
 ) -> "tuple[Blocks, SeenRows]":
     """Return the embeddings of rows by a backbone of the model, and what that was trained on."""
-    from twostage.backbones.spec import BackboneSpec
+    from twostage.encoders.spec import read_spec
     from twostage.extraction import ExtractionOptions
     from twostage.sources import blocks_from_files, blocks_from_store
     from twostage.store.store import EmbeddingStore
 
     columns = list(fitted.dims)
-    spec = BackboneSpec.from_dict(backbone, "the model")
+    spec = read_spec(backbone, "the model")
     if store is not None:
         held = EmbeddingStore(store)
-        _check_backbone(spec, BackboneSpec.from_dict(held.spec, store), store)
+        _check_backbone(spec, read_spec(held.spec, store), store)
         blocks, notes = blocks_from_store(
             frame, columns, held, must_match=False, pooling=fitted.settings.image_pooling
         )
         for note in notes:
             say(note)
         return blocks, held.seen
-    with told(quiet) as progress:
+    with told(quiet, spec.kind) as progress:
         how = ExtractionOptions(**options, progress=progress)
         pooling = fitted.settings.image_pooling
         blocks, cached = blocks_from_files(frame, columns, str(images), spec, how, pooling=pooling)
@@ -160,7 +173,8 @@ def _check_backbone(wanted: Any, found: Any, store: str) -> None:
     if differences:
         raise StoreError(
             f"Store '{store}' was made by another backbone than the model: "
-            f"{'; '.join(differences)}. Give a store made by the model's backbone, or --images."
+            f"{'; '.join(differences)}. Give a store made by the model's backbone, or "
+            f"{'--images' if wanted.kind == IMAGE else 'none'}."
         )
     if wanted.key != found.key:
         made, trained = (

@@ -7,6 +7,7 @@ import click
 
 from twostage.cli.options import TUNING
 from twostage.cli.output import epochs_told, plural, say, told
+from twostage.contents import IMAGE
 from twostage.errors import UsageError
 
 if TYPE_CHECKING:
@@ -28,9 +29,11 @@ JOINT_NEEDS_IMAGES = (
 )
 
 
-def check_tuning(ctx: click.Context, images: str | None, options: dict[str, Any]) -> None:
+def check_tuning(
+    ctx: click.Context, images: str | None, options: dict[str, Any], kind: str
+) -> None:
     """Refuse to tune without images, and options of tuning where nothing is tuned."""
-    mode, is_joint = options["finetune"], options["head"] == "joint"
+    mode, is_joint = options["finetune"], options["head"] == "joint" and kind == IMAGE
     given = given_options(ctx, (*TUNING, BATCH, *_OF_SPLITS))
     if is_joint:
         check_joint(images, options, given)

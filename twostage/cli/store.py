@@ -48,6 +48,7 @@ def verify(ctx: click.Context, store: str) -> None:
     network makes, files that don't belong. Whether images have changed since is what 'twostage
     extract --verify' tells.
     """
+    from twostage.contents import kind_of
     from twostage.store.store import EmbeddingStore
 
     opened = EmbeddingStore(store)
@@ -57,7 +58,7 @@ def verify(ctx: click.Context, store: str) -> None:
     if faults:
         ctx.exit(_AT_FAULT)
     parts = plural(len(opened.parts()), "part")
-    print_result(f"{store}: {plural(len(opened), 'image')} in {parts}, no fault.")
+    print_result(f"{store}: {plural(len(opened), kind_of(opened.spec))} in {parts}, no fault.")
 
 
 @store.command()
@@ -104,20 +105,28 @@ def compact(store: str, rows: int | None) -> None:
 
 
 def _in_words(found: "StoreInfo") -> str:
-    from twostage.backbones.spec import BackboneSpec
+    from twostage.encoders.spec import EncoderSpec, read_spec
 
-    spec = BackboneSpec.from_dict(found.spec, found.path)
+    spec = read_spec(found.spec, found.path)
+    if isinstance(spec, EncoderSpec):
+        source = "as published" if spec.is_pretrained else f"trained on column '{spec.column}'"
+        made_of = f"encoder      {spec.name}, of {spec.kind}s, {source}"
+    else:
+        made_of = (
+            f"backbone     {spec.name}, weights {spec.weights}, layer {spec.layer}, "
+            f"{spec.input_size_px} px, resize {spec.resize}"
+        )
     lines = [
-        f"{found.path}: {plural(found.n_rows, 'image')} in {plural(found.n_parts, 'part')}, "
+        f"{found.path}: {plural(found.n_rows, spec.kind)} in {plural(found.n_parts, 'part')}, "
         f"{found.size_bytes / 1e6:.1f} MB, format version {found.format_version}",
-        f"  backbone     {spec.name}, weights {spec.weights}, layer {spec.layer}, "
-        f"{spec.input_size_px} px, resize {spec.resize}",
+        f"  {made_of}",
         f"  embeddings   {found.n_embedded:,} of {spec.dim} numbers as {spec.storage_dtype}, by "
-        f"{spec.variant}; {found.n_contents:,} different images",
+        f"{spec.variant}; {found.n_contents:,} different {spec.kind}s",
     ]
     errors = ", ".join(f"{n:,} {kind}" for kind, n in found.n_errors.items())
     lines.append(f"  errors       {errors or 'none'}")
-    lines.append(f"  seen         {found.n_seen:,} by a tuned backbone")
+    by_whom = "the encoder" if isinstance(spec, EncoderSpec) else "a tuned backbone"
+    lines.append(f"  seen         {found.n_seen:,} by {by_whom}")
     made_by = ", ".join(f"{name} {version}" for name, version in found.versions.items())
     lines.append(f"  made by      {made_by}")
     if found.writer:

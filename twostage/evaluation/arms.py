@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from twostage.contents import IMAGE
 from twostage.errors import UsageError, listed
 from twostage.fitted import FEATURES, FitSettings
 from twostage.heads import heads_of, name_of, reads_words
@@ -143,6 +144,11 @@ def make_arms(
 
 def _is_trained(settings: FitSettings, staging: StagingSettings) -> bool:
     """Whether a backbone is trained for a head that sees images."""
+    if staging.mode != JOINT and settings.embeds != IMAGE:
+        raise UsageError(
+            f"Backbones of images are tuned in the mode {staging.mode}, and the store is of "
+            f"{settings.embeds}s. Leave the mode out."
+        )
     if staging.mode != JOINT:
         return True
     if not is_joint(settings) or staging.tuning.is_frozen:

@@ -99,15 +99,16 @@ def _richest(arms: Sequence[Arm]) -> list[Arm]:
 
 def _images_sentence(arm: Arm, against: Arm, name: str, score: Score, is_error: bool) -> str:
     is_gain, size = _sized(score, is_error)
+    seen = f"{arm.settings.embeds}s"
     if arm.features == IMAGES:
-        what = f"images alone are {'better' if is_gain else 'worse'} than the table by"
+        what = f"{seen} alone are {'better' if is_gain else 'worse'} than the table by"
         said = f"{what} {short(size.value)} {name}"
     elif is_error:
         what = "lower" if is_gain else "raise"
-        said = f"images {what} the table's {name} by {short(size.value)}"
+        said = f"{seen} {what} the table's {name} by {short(size.value)}"
     else:
         what, preposition = ("add", "to") if is_gain else ("take", "from")
-        said = f"images {what} {short(size.value)} {name} {preposition} the table"
+        said = f"{seen} {what} {short(size.value)} {name} {preposition} the table"
     return f"With {arm.head}{_of_store(arm)}, {said}{_certainty(size)}"
 
 
@@ -151,5 +152,6 @@ def _of_store(arm: Arm) -> str:
 
 
 def _in_words(arm: Arm) -> str:
-    seen = {BOTH: "images and table", IMAGES: "images", TABLE: "the table"}[arm.features]
+    of_store = f"{arm.settings.embeds}s"
+    seen = {BOTH: f"{of_store} and table", IMAGES: of_store, TABLE: "the table"}[arm.features]
     return f"{seen}{_of_store(arm)}"

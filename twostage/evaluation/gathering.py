@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
+from twostage.contents import IMAGE
 from twostage.errors import DataError, UsageError, listed
 from twostage.evaluation.arms import BOTH, IMAGES, TABLE, Arm
 from twostage.evaluation.duplicates import Duplicates, join_duplicates
@@ -111,6 +112,8 @@ def gather(
     given = frame[base.group] if base.group else ()
     first = blocks[next(iter(stores), "")]
     groups = split_groups(first, given, len(frame))
+    if base.embeds != IMAGE:  # an encoder is taught to find alike what has the same label
+        near_duplicates = None
     duplicates = join_duplicates(first, groups, near_duplicates, n_folds)
     notes += [duplicates.note] if duplicates.note else []
     rows, is_seen = {}, np.zeros(len(frame), bool)

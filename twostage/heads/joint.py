@@ -13,7 +13,8 @@ from twostage.heads.network_head import NetworkHead
 from twostage.networks.branches import AVERAGE, TEXT_ENCODERS
 from twostage.networks.builder import NetworkSettings, build
 from twostage.networks.ends import compiled
-from twostage.networks.fusion import CONCAT, FUSIONS, SEQUENCE_ENCODERS
+from twostage.networks.fusion import CONCAT, FUSIONS
+from twostage.networks.sequences import LSTM, SEQUENCE_ENCODERS
 from twostage.recipes import WORDS, Recipe
 
 
@@ -106,7 +107,7 @@ class JointHead(NetworkHead):
         *,
         fusion: str = CONCAT,
         text_encoder: str = AVERAGE,
-        sequence_encoder: str = "lstm",
+        sequence_encoder: str = LSTM,
         n_members: int = 3,
         embedding_units: int | None = None,
         word_units: int = 32,

@@ -16,6 +16,7 @@ _LEAST_IMPROVEMENT = 0.001  # of the loss, relative: below it, more epochs only 
 _SHARE_MADE_UNSEEN = 0.05
 _LEAST_LIKELIHOOD = 1e-7
 _CHUNK = 4096
+_MOST_STEPS = 1 << 17  # or words, of the rows that are predicted at once: they fill the memory
 
 
 @dataclass
@@ -76,7 +77,9 @@ class Training:
     def held_out_loss(self) -> float:
         """Return the mean loss of each row's prediction by the members that do not see it."""
         rows = np.flatnonzero(~self.sees.all(axis=1))
-        outputs = outputs_of(self.network, self.features.take(rows))
+        # Step by step, layers are slow that are not compiled; here they run in every epoch.
+        has_steps = bool(self.features.sequences or self.features.texts)
+        outputs = outputs_of(self.network, self.features.take(rows), is_compiled=has_steps)
         is_regression = self.target.dtype == np.float32
         members = outputs if is_regression else softmax(outputs, axis=2)
         is_blind = ~self.sees[rows, :, None]
@@ -114,13 +117,25 @@ def rows_seen(y: np.ndarray, task: Task, groups: np.ndarray | None, n_members: i
     return sees
 
 
-def outputs_of(network: Any, features: Features) -> np.ndarray:
-    """Return what a network says, piece by piece, without compiling anything."""
+def outputs_of(network: Any, features: Features, *, is_compiled: bool = False) -> np.ndarray:
+    """Return what a network says, piece by piece: compiled, which pays if it is asked often."""
     from keras import ops
 
+    def run(piece: list[np.ndarray]) -> np.ndarray:
+        if is_compiled:
+            return np.asarray(network.predict_on_batch(piece))
+        return np.asarray(ops.convert_to_numpy(network(piece, training=False)))
+
     inputs = arrays_of(features)
-    starts = range(0, max(1, len(features)), _CHUNK)
-    pieces = [[part[start : start + _CHUNK] for part in inputs] for start in starts]
-    return np.concatenate(
-        [ops.convert_to_numpy(network(piece, training=False)) for piece in pieces]
-    )
+    if len(features) == 0:  # of which Keras takes no maximum; a network of other inputs still fails
+        inputs = [np.zeros((1, *part.shape[1:]), part.dtype) for part in inputs]
+    size = _rows_at_once(features)
+    starts = range(0, max(1, len(features)), size)
+    pieces = [[part[start : start + size] for part in inputs] for start in starts]
+    return np.concatenate([run(piece) for piece in pieces])[: len(features)]
+
+
+def _rows_at_once(features: Features) -> int:
+    lengths = [text.numbers.shape[1] for text in features.texts]
+    lengths += [steps.values.shape[1] for steps in features.sequences]
+    return max(1, min(_CHUNK, _MOST_STEPS // max(lengths, default=1)))

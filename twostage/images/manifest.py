@@ -23,6 +23,7 @@ from twostage.images.references import (
 from twostage.lookup import RowsByName, as_mask, one_array
 
 _AT_ONCE = 1 << 14
+_SMALL_PIECES = 32
 _SCHEMA = pa.schema(
     [
         ("image", pa.large_string()),
@@ -76,19 +77,19 @@ class Manifest(Sequence[Reference]):
         """
         if isinstance(references, cls):
             return references
-        pieces: list[list[pa.Array]] = [[] for _ in _SCHEMA]
+        growing = [_Growing(field.type) for field in _SCHEMA]
         sources: dict[int, Source] = {}
         left, start, n_before = iter(references), os.path.join(root, ""), 0
         while some := list(islice(left, _AT_ONCE)):
-            for piece, values in zip(pieces, _columns_of(some, start), strict=True):
-                piece.append(values)
+            for column, values in zip(growing, _columns_of(some, start), strict=True):
+                column.add(values)
             sources.update(
                 (row, reference.source)
                 for row, reference in enumerate(some, n_before)
                 if reference.source is not None
             )
             n_before += len(some)
-        columns = [_in_one(piece, kind) for piece, kind in zip(pieces, _SCHEMA.types, strict=True)]
+        columns = [column.whole() for column in growing]
         if in_order:
             order = pc.sort_indices(columns[0])
             for number in range(len(columns)):  # one after the other: there are never two of all
@@ -97,7 +98,8 @@ class Manifest(Sequence[Reference]):
                 sources = {
                     i: sources[row] for i, row in enumerate(order.to_numpy()) if row in sources
                 }
-        return cls(pa.Table.from_arrays(columns, schema=_SCHEMA), root, sources)
+        pa.default_memory_pool().release_unused()
+        return cls(pa.table(columns, names=_SCHEMA.names), root, sources)
 
     def rows_of(self, images: pa.Array | pa.ChunkedArray) -> np.ndarray:
         """Find names, see `twostage.lookup.RowsByName.rows_of`."""
@@ -147,6 +149,36 @@ class Manifest(Sequence[Reference]):
             yield Reference(image, where, size_bytes, mtime_ns, self._sources.get(row))
 
 
+class _Growing:
+    """A column that grows by pieces; it has little more room at any time than it needs."""
+
+    def __init__(self, kind: pa.DataType):
+        self._kind = kind
+        self._small: list[pa.Array] = []
+        self._large: list[pa.Array] = []
+
+    def add(self, piece: pa.Array) -> None:
+        """Append some values; those that are all null may be of the type null."""
+        self._small.append(piece)
+        if len(self._small) >= _SMALL_PIECES:
+            self._large.append(self._joined(self._small))
+
+    def whole(self) -> pa.Array:
+        """Return all of it, and let go of the pieces; of nulls only, it needs no room."""
+        self._large.append(self._joined(self._small))
+        return self._joined(self._large)
+
+    def _joined(self, pieces: list[pa.Array]) -> pa.Array:
+        if pieces and all(pa.types.is_null(piece.type) for piece in pieces):
+            joined = pa.nulls(sum(map(len, pieces)))
+        else:
+            joined = pa.concat_arrays(
+                [pa.nulls(0, self._kind), *(p.cast(self._kind) for p in pieces)]
+            )
+        pieces.clear()
+        return joined
+
+
 def _columns_of(references: Sequence[Reference], start: str) -> list[pa.Array]:
     images, paths, sizes, times, _ = zip(*references, strict=True)
     own = [
@@ -154,14 +186,10 @@ def _columns_of(references: Sequence[Reference], start: str) -> list[pa.Array]:
         for image, path in zip(images, paths, strict=True)
     ]
     columns = (images, own, sizes, times)
-    return [pa.array(*column) for column in zip(columns, _SCHEMA.types, strict=True)]
-
-
-def _in_one(pieces: list[pa.Array], kind: pa.DataType) -> pa.Array:
-    """Put the pieces of a column together, and let go of them."""
-    whole = pa.concat_arrays([pa.nulls(0, kind), *pieces])
-    pieces.clear()
-    return whole
+    arrays = [pa.array(*column) for column in zip(columns, _SCHEMA.types, strict=True)]
+    if not any(own):
+        arrays[1] = pa.nulls(len(own))
+    return arrays
 
 
 def list_images(folder: Path) -> Manifest:

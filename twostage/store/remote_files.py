@@ -8,12 +8,11 @@ from typing import Any, TypeVar
 
 from twostage.errors import StoreError, UsageError
 from twostage.opening.files import check_size_of_json, parse_json
-from twostage.remote import Remote, RemoteFacts, RemoteState, as_of_a_disk
+from twostage.remote import N_READERS, Remote, RemoteFacts, RemoteState, as_of_a_disk
 
 T = TypeVar("T")
 # Of these, a PUT is atomic, and what is written can be read and listed at once.
 _WRITABLE = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "memory")
-_N_READERS = 8  # parts that are read at once: mostly they are waited for
 _TAIL_BYTES = 1 << 16  # in most parts, all behind the embeddings: a request less
 
 
@@ -82,7 +81,7 @@ class RemoteFiles:
 
     def map(self, work: Callable[[str], T], names: Iterable[str]) -> list[T]:
         """Apply a function that reads to the name of each file, to several at once."""
-        with ThreadPoolExecutor(_N_READERS, thread_name_prefix="twostage-parts") as pool:
+        with ThreadPoolExecutor(N_READERS, thread_name_prefix="twostage-parts") as pool:
             return list(pool.map(work, names))
 
     def entries(self) -> dict[str, RemoteFacts]:

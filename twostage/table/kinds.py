@@ -17,7 +17,7 @@ from twostage.table.vectors import is_list_type
 _SAMPLE = 100
 _WORDS_OF_TEXT, _WORDS_OF_LONG_TEXT = 3, 5
 _MANY_TEXTS = 100
-LISTS = "holds lists; name it with --vector to use it"
+LISTS = "holds lists; name it with --vector or --sequence to use it"
 
 
 def is_boolean(present: pd.Series) -> bool:

@@ -7,6 +7,7 @@ import pandas as pd
 
 from twostage.errors import UsageError, did_you_mean, listed
 from twostage.table import kinds
+from twostage.table.sequences import count_channels, holds_sequences
 from twostage.table.vectors import vector_width
 from twostage.table.vocabulary import count_categories
 
@@ -33,7 +34,8 @@ class Column:
     reason : str or None
         Why it is ignored.
     n_values : int or None
-        How many categories a categorical column has, or how many numbers each vector of one.
+        How many categories a categorical column has, numbers each vector of one, or channels each
+        sequence.
     """
 
     name: str
@@ -123,7 +125,7 @@ def infer_roles(
     Raises
     ------
     DataError
-        If a column that the user says holds vectors or categories holds something else.
+        If a column that the user says holds vectors, sequences or categories holds something else.
     """
     columns = []
     for name in frame.columns:
@@ -140,10 +142,12 @@ def _role_of(
 ) -> tuple[str, str | None]:
     if wish is not None:
         return wish, "on request" if wish == IGNORED else None
+    present = values.dropna()
+    if holds_sequences(present):
+        return SEQUENCE, None
     reason = _reason_to_ignore(values, image_endings)
     if reason is not None:
         return IGNORED, reason
-    present = values.dropna()
     if kinds.is_boolean(present):
         return BOOLEAN, None
     if kinds.is_date(present):
@@ -158,6 +162,8 @@ def _role_of(
 def _n_values(values: pd.Series, role: str) -> int | None:
     if role == CATEGORICAL:
         return count_categories(values)
+    if role == SEQUENCE:
+        return count_channels(values)
     return vector_width(values) if role == VECTOR else None
 
 

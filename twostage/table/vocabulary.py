@@ -54,7 +54,7 @@ class Vocabulary:
         vocabulary : Vocabulary
         numbers : int32 array of shape (n_rows,)
         """
-        rows, names = _named(values)
+        rows, names = named(values)
         counts = np.bincount(rows[rows >= 0], minlength=len(names))
         is_kept = counts > 1 if merges_rare else counts > 0
         kept = [name for name, keep in zip(names, is_kept, strict=True) if keep]
@@ -63,7 +63,7 @@ class Vocabulary:
 
     def transform(self, values: pd.Series) -> np.ndarray:
         """Return the number of each value's category; int32 of shape (n_rows,)."""
-        return self._numbers(*_named(values))
+        return self._numbers(*named(values))
 
     @property
     def cardinality(self) -> int:
@@ -87,10 +87,10 @@ class Vocabulary:
 
 def count_categories(values: pd.Series) -> int:
     """Return how many categories a column has, missing values not counted."""
-    return len(_named(values)[1])
+    return len(named(values)[1])
 
 
-def _named(values: pd.Series) -> tuple[np.ndarray, list[str]]:
+def named(values: pd.Series) -> tuple[np.ndarray, list[str]]:
     """Return the place of each value in a list of category names, -1 if missing, and that list."""
     try:
         if types.is_object_dtype(values.dtype) and types.infer_dtype(values).startswith("mixed"):

@@ -1,0 +1,1 @@
+"""What embeds texts and sequences: branches of networks, with what turns values into inputs."""
