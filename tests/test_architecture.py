@@ -30,6 +30,7 @@ FLOORS = [
     ["splits", "weighted", "targets", "recipes", "features", "ridge", "saving", "seen", "remote"],
     ["images", "backbones", "store", "table", "blocks", "heads", "executors", "metrics"],
     ["joins", "worker", "training", "intervals", "pruning"],
+    ["remote_worker"],
     ["extraction", "rows", "labelled"],
     ["cache", "encoding"],
     ["members", "sources", "finetuning"],

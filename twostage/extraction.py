@@ -20,20 +20,22 @@ from twostage.backbones.lazy import LazyBackbone
 from twostage.backbones.spec import BackboneSettings, BackboneSpec
 from twostage.errors import ImagesError, UsageError
 from twostage.executors.local import LocalExecutor
+from twostage.executors.ray import RayExecutor, RayOptions
 from twostage.fingerprint import hash_json
-from twostage.images.loading import ImageLoader
 from twostage.images.places import open_place
 from twostage.images.references import Reference
 from twostage.pixels import MAX_PIXELS
-from twostage.store.locking import locked
+from twostage.remote_worker import WorkerRecipe, condemn, samples_of, split
+from twostage.store.agreement import settle
+from twostage.store.locking import locked, mark_of
 from twostage.store.places import Files, check_folder, delete_files, open_files
-from twostage.store.planning import make_plan
+from twostage.store.planning import Shard, make_plan
 from twostage.store.store import EmbeddingStore
 from twostage.throughput import StageClock, Throughput
-from twostage.worker import Progress, ShardWorker
+from twostage.worker import Progress, ShardRecord, ShardWorker, open_loader
 
 PathLike = str | os.PathLike[str]
-_IMAGES_AHEAD = 128
+EXECUTORS = ("local", "ray")
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,10 @@ class ExtractionOptions:
         Called with the number of images done and the number to do.
     max_pixels : int
         Larger images are not decoded: rows with an error, which the next run tries again.
+    executor : {"local", "ray"}
+        Where shards run: in this process, or in a Ray cluster.
+    address, n_workers, cpus_per_worker, gpus_per_worker
+        Of that cluster; see `twostage.executors.ray.RayOptions`.
     """
 
     batch_size: int | None = None
@@ -68,6 +74,11 @@ class ExtractionOptions:
     verify: bool = False
     progress: Progress | None = None
     max_pixels: int = MAX_PIXELS
+    executor: str = "local"
+    address: str | None = None
+    n_workers: int | None = None
+    cpus_per_worker: int | None = None
+    gpus_per_worker: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "workers", "max_pixels"):
@@ -77,9 +88,26 @@ class ExtractionOptions:
         for name, choice, choices in (
             ("on_error", self.on_error, ("null", "fail")),
             ("device", self.device, DEVICES),
+            ("executor", self.executor, EXECUTORS),
         ):
             if choice not in choices:
                 raise UsageError(f"{name} must be one of {', '.join(choices)}; found {choice!r}.")
+        _ = self.cluster
+
+    @property
+    def cluster(self) -> RayOptions:
+        """Where shards run, if not here.
+
+        Raises
+        ------
+        UsageError
+            If it is said of a run here.
+        """
+        names = ("address", "n_workers", "cpus_per_worker", "gpus_per_worker")
+        given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        if given and self.executor != "ray":
+            raise UsageError(f"{next(iter(given))} goes with executor='ray' only.")
+        return RayOptions(**given)
 
 
 @dataclass(frozen=True)
@@ -115,7 +143,9 @@ class ExtractionSummary:
     note : str or None
         What was done to a table's image names to find the files.
     throughput : Throughput or None
-        Where the time went; None if nothing was embedded.
+        Where the time went; None if nothing was embedded, or elsewhere.
+    seconds_to_start : float
+        Of the seconds, those before the backbone (of the first worker of a cluster) was there.
     """
 
     store: str
@@ -134,6 +164,7 @@ class ExtractionSummary:
     device: str | None = None
     note: str | None = None
     throughput: Throughput | None = None
+    seconds_to_start: float = 0.0
 
 
 def extract(
@@ -190,6 +221,8 @@ precision, preprocessing
         If the backbone can't be built.
     StoreError
         If the store was made by another backbone, is held by another run, or can't be written.
+    ExecutorError
+        If the cluster can't be reached, or its workers can't work.
     """
     settings = BackboneSettings(
         backbone,
@@ -253,6 +286,8 @@ def _embed_into(
     if options.on_error == "fail":
         _check_all_present(references)
     with _opened(files, backbone, wait=is_cache) as store:
+        if options.executor == "ray":
+            references = list(map(_from_anywhere, references))
         plan = make_plan(
             references,
             store.index(),
@@ -260,23 +295,9 @@ def _embed_into(
             retry_errors=options.retry_errors,
             verify=options.verify,
         )
-        n_workers = options.workers or joblib.cpu_count()
-        clock = StageClock(n_workers, joblib.cpu_count())
-        with _loader(store, n_workers, clock, options.max_pixels) as loader:
-            worker = ShardWorker(
-                store,
-                backbone,
-                loader,
-                clock,
-                fails_on_error=options.on_error == "fail",
-                n_images=sum(len(shard.images) for shard in plan.shards),
-                progress=options.progress,
-            )
-            records = list(LocalExecutor().run(worker.run, plan.shards))
-        n_computed = sum(record.n_computed for record in records)
-        throughput = None
-        if n_computed:
-            throughput = clock.throughput(n_computed, shares_cores=backbone.get().is_on_cpu)
+        run = _run_on_ray if options.executor == "ray" else _run_here
+        done = run(store, plan.shards, backbone, options)
+        n_computed = sum(record.n_computed for record in done.records)
         errors = _errors_of(store, references)
         if errors and not is_cache:
             _judge(errors, len(references), options.on_error)
@@ -286,7 +307,7 @@ def _embed_into(
         dim=store.dim,
         n_images=len(references),
         n_computed=n_computed,
-        n_reused=sum(record.n_reused for record in records),
+        n_reused=sum(record.n_reused for record in done.records),
         n_unchanged=plan.n_unchanged,
         n_gone=plan.n_gone,
         n_others=len(store.index()) - len(references),
@@ -294,9 +315,98 @@ def _embed_into(
         errors=dict(Counter(errors.values()).most_common()),
         first_error=next(iter(errors), None),
         seconds=time.perf_counter() - started,
-        device=backbone.device,
-        throughput=throughput,
+        device=done.device,
+        throughput=done.throughput,
+        seconds_to_start=done.seconds_to_start,
     )
+
+
+@dataclass(frozen=True)
+class _Done:
+    """What an executor did, and where.
+
+    Attributes
+    ----------
+    records : list of ShardRecord
+        Of each shard, or piece of one.
+    device : str or None
+        Where the backbone ran.
+    seconds_to_start : float
+        What went by before it was there.
+    throughput : Throughput or None
+        Where the time went, as far as that is known.
+    """
+
+    records: list[ShardRecord]
+    device: str | None
+    seconds_to_start: float
+    throughput: Throughput | None = None
+
+
+def _run_here(
+    store: EmbeddingStore,
+    shards: Sequence[Shard],
+    backbone: LazyBackbone,
+    options: ExtractionOptions,
+) -> _Done:
+    """Run the shards in this process."""
+    n_threads = options.workers or joblib.cpu_count()
+    clock = StageClock(n_threads, joblib.cpu_count())
+    with open_loader(store, n_threads, clock, options.max_pixels) as loader:
+        worker = ShardWorker(
+            store,
+            backbone,
+            loader,
+            clock,
+            fails_on_error=options.on_error == "fail",
+            n_images=sum(len(shard.images) for shard in shards),
+            progress=options.progress,
+        )
+        records = list(LocalExecutor().run(worker.run, shards))
+    n_computed = sum(record.n_computed for record in records)
+    throughput = None
+    if n_computed:
+        throughput = clock.throughput(n_computed, shares_cores=backbone.get().is_on_cpu)
+    return _Done(records, backbone.device, clock.seconds_left_out, throughput)
+
+
+def _run_on_ray(
+    store: EmbeddingStore,
+    shards: Sequence[Shard],
+    backbone: LazyBackbone,
+    options: ExtractionOptions,
+) -> _Done:
+    """Run the shards in a Ray cluster, and let images of equal bytes have one embedding."""
+    if not shards:
+        return _Done([], None, 0.0)
+    recipe = WorkerRecipe(
+        store=store.files.address,
+        mark=mark_of(store.files),
+        backbone=backbone.elsewhere("gpu" if options.cluster.gpus_per_worker else "cpu"),
+        samples=samples_of(shards),
+        n_threads=options.workers,
+        max_pixels=options.max_pixels,
+        fails_on_error=options.on_error == "fail",
+    )
+
+    def progress(n_done: int, n_images: int) -> None:
+        store.files.confirm_held()  # workers can't know whether this run holds the store still
+        if options.progress is not None:
+            options.progress(n_done, n_images)
+
+    executor: RayExecutor[Shard, ShardRecord] = RayExecutor(
+        options.cluster, split, condemn, progress
+    )
+    records = list(executor.run(recipe, shards))
+    settle(store)
+    return _Done(records, executor.device, executor.seconds_to_start)
+
+
+def _from_anywhere(reference: Reference) -> Reference:
+    """Return a reference that is the same from another working folder."""
+    if reference.source is not None:
+        return reference
+    return reference._replace(path=os.path.abspath(reference.path))
 
 
 class _NothingReadableError(ImagesError):
@@ -351,19 +461,6 @@ def _check_all_present(references: Sequence[Reference]) -> None:
             f"'{missing[0].path}'. Fix the paths, or drop --on-error fail to keep them as rows "
             "without an embedding."
         )
-
-
-def _loader(
-    store: EmbeddingStore, n_workers: int, clock: StageClock, max_pixels: int
-) -> ImageLoader:
-    return ImageLoader(
-        size_px=store.spec["input_size_px"],
-        resize=store.spec["resize"],
-        n_threads=n_workers,
-        n_ahead=_IMAGES_AHEAD,
-        clock=clock,
-        max_pixels=max_pixels,
-    )
 
 
 def _errors_of(store: EmbeddingStore, references: Sequence[Reference]) -> dict[str, str]:

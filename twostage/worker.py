@@ -7,7 +7,7 @@ the borders of shards.
 from collections import deque
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import chain, islice
+from itertools import chain, islice, tee
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from twostage.backbones.engines import Engine
 
 Progress = Callable[[int, int], None]
+_IMAGES_AHEAD = 128
 
 
 @dataclass(frozen=True)
@@ -150,8 +151,8 @@ class ShardWorker:
             batch.clear()
             return pixels
 
-        shards = list(shards)
-        everything = chain.from_iterable(shard.images for shard in shards)
+        shards, ahead = tee(shards)  # they may come one by one, while others are worked on
+        everything = chain.from_iterable(shard.images for shard in ahead)
         loaded = self._loader.load(everything, known=self._sizes)
         for shard in shards:
             work = _Work(shard)
@@ -265,6 +266,20 @@ class ShardWorker:
         for image in images:
             if image.width is not None and image.height is not None:
                 self._sizes[str(image.content_hash)] = (image.width, image.height)
+
+
+def open_loader(
+    store: EmbeddingStore, n_threads: int, clock: StageClock, max_pixels: int
+) -> ImageLoader:
+    """Return what loads images as a store's backbone takes them."""
+    return ImageLoader(
+        size_px=store.spec["input_size_px"],
+        resize=store.spec["resize"],
+        n_threads=n_threads,
+        n_ahead=_IMAGES_AHEAD,
+        clock=clock,
+        max_pixels=max_pixels,
+    )
 
 
 def _sizes_by_hash(index: pa.Table) -> dict[str, tuple[int, int]]:

@@ -89,6 +89,14 @@ class LazyBackbone:
                 _refuse(self._expected.differences(self._built.spec))
         return self._built
 
+    def elsewhere(self, device: str) -> "LazyBackbone":
+        """Return the very same backbone, not built, for another process or machine."""
+        file = self._settings.weights_file
+        other = LazyBackbone(self.spec, device, self._batch_size)
+        if file is not None:
+            other._settings = BackboneSettings(weights=str(file.resolve()))
+        return other
+
     def seen(self) -> SeenRows | None:
         """Return what it was trained on; None if it is as it was published."""
         file = Path(self.spec.weights)

@@ -144,6 +144,8 @@ class ImageLoader:
         facts = (reference.image, content_hash, size_bytes, _settled(mtime_ns))
         if content_hash in known:
             return LoadedImage(*facts)
+        if reference.refused is not None:
+            return LoadedImage(*facts, error=reference.refused)
         try:
             pixels, width, height = decode(data, self._size_px, self._resize, self._max_pixels)
         except ImageError as error:

@@ -55,6 +55,8 @@ class Reference(NamedTuple):
         What the place says of it; ``size_bytes`` is None if there is no such image.
     source : Source or None
         What reads it; None for a local file.
+    refused : str or None
+        The error that it gets instead of being decoded.
     """
 
     image: str
@@ -62,6 +64,7 @@ class Reference(NamedTuple):
     size_bytes: int | None
     mtime_ns: int | None
     source: Source | None = None
+    refused: str | None = None
 
 
 class NameMatch(NamedTuple):

@@ -71,6 +71,20 @@ def holder_of(where: Where) -> str | None:
     return holder_behind(files) if isinstance(files, RemoteFiles) else _holder_in(files.folder)
 
 
+def mark_of(where: Where) -> str:
+    """Return what tells a folder that this run holds from another of its path elsewhere.
+
+    A URL is the same from everywhere.
+    """
+    files = open_files(where)
+    if isinstance(files, RemoteFiles):
+        return files.where
+    try:
+        return files.read(HOLDER).decode(errors="replace")
+    except FileNotFoundError:
+        return ""
+
+
 @contextmanager
 def _flocked(folder: Path, wait: bool) -> Iterator[None]:
     lock = FileLock(folder / LOCK)
