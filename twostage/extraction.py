@@ -62,7 +62,7 @@ class ExtractionOptions:
         Larger images are not decoded: rows with an error, which the next run tries again.
     executor : {"local", "ray"}
         Where shards run: in this process, or in a Ray cluster.
-    address, n_workers, cpus_per_worker, gpus_per_worker
+    address, ray_workers, cpus_per_worker, gpus_per_worker
         Of that cluster; see `twostage.executors.ray.RayOptions`.
     """
 
@@ -76,7 +76,7 @@ class ExtractionOptions:
     max_pixels: int = MAX_PIXELS
     executor: str = "local"
     address: str | None = None
-    n_workers: int | None = None
+    ray_workers: int | None = None
     cpus_per_worker: int | None = None
     gpus_per_worker: float | None = None
 
@@ -103,10 +103,14 @@ class ExtractionOptions:
         UsageError
             If it is said of a run here.
         """
-        names = ("address", "n_workers", "cpus_per_worker", "gpus_per_worker")
+        names = ("address", "ray_workers", "cpus_per_worker", "gpus_per_worker")
         given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
         if given and self.executor != "ray":
-            raise UsageError(f"{next(iter(given))} goes with executor='ray' only.")
+            name = next(iter(given))
+            raise UsageError(
+                f"{name} is of a Ray cluster, but the executor is 'local'. Give --executor ray as "
+                f"well, or leave --{name.replace('_', '-')} out."
+            )
         return RayOptions(**given)
 
 
@@ -367,7 +371,7 @@ def _run_here(
     throughput = None
     if n_computed:
         throughput = clock.throughput(n_computed, shares_cores=backbone.get().is_on_cpu)
-    return _Done(records, backbone.device, clock.seconds_left_out, throughput)
+    return _Done(records, backbone.device, backbone.seconds_to_build, throughput)
 
 
 def _run_on_ray(

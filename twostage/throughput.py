@@ -112,11 +112,6 @@ class StageClock:
         meanwhile = self._decode_cpu_s - decode_cpu
         self._left_out_cpu_s += max(0.0, time.process_time() - cpu - meanwhile)
 
-    @property
-    def seconds_left_out(self) -> float:
-        """How long that took."""
-        return self._left_out_s
-
     def throughput(self, n_images: int, shares_cores: bool) -> Throughput:
         """Say how fast each step was.
 

@@ -1,6 +1,7 @@
 """A backbone that is built when it is first needed: a run with nothing to do imports no Keras."""
 
 import logging
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -39,6 +40,8 @@ class LazyBackbone:
     ----------
     device : str or None
         Description of the device, once the backbone is built.
+    seconds_to_build : float
+        What that took; 0 as long as it is not built.
     """
 
     def __init__(
@@ -48,6 +51,7 @@ class LazyBackbone:
         batch_size: int | None = None,
     ):
         self.device: str | None = None
+        self.seconds_to_build = 0.0
         self._settings = BackboneSettings()
         self._expected: BackboneSpec | None = None
         if isinstance(wanted, BackboneSpec):
@@ -83,7 +87,9 @@ class LazyBackbone:
     def get(self) -> "Engine":
         """Return the backbone, built at the first call."""
         if self._built is None:
+            started_s = time.perf_counter()
             self._built, self.device = self._build()
+            self.seconds_to_build = time.perf_counter() - started_s
             log.info("%s runs on %s.", self._built.spec.name, self.device)
             if self._expected is not None:
                 _refuse(self._expected.differences(self._built.spec))

@@ -11,6 +11,7 @@ from twostage.cli.options import (
     PLACES,
     STORE,
     TABLE,
+    executor_options,
     json_option,
     quiet_option,
     run_options,
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     help="File to write: .parquet, or else CSV.",
 )
 @run_options
+@executor_options
 @quiet_option
 @json_option
 @click.pass_context

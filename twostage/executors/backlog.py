@@ -38,6 +38,8 @@ class _Job(Generic[S]):
         go into one part.
     is_suspect : bool
         Whether a worker died that had it.
+    is_cut : bool
+        Whether it is known to kill workers, and so was cut.
     n_deaths : int
         Of workers that had nothing but its first piece.
     n_condemnations : int
@@ -46,6 +48,7 @@ class _Job(Generic[S]):
 
     pieces: deque[S]
     is_suspect: bool = False
+    is_cut: bool = False
     n_deaths: int = 0
     n_condemnations: int = 0
 
@@ -155,11 +158,10 @@ class Backlog(Generic[S]):
     def _blame(self, job: _Job[S]) -> None:
         job.n_deaths += 1
         piece = job.pieces[0]
-        is_cut = len(job.pieces) > 1
-        if len(piece.images) > 1 and (is_cut or job.n_deaths >= _DEATHS):
+        if len(piece.images) > 1 and (job.is_cut or job.n_deaths >= _DEATHS):
             job.pieces.popleft()
             job.pieces.extendleft(reversed(self._split(piece)))
-            job.n_deaths = 0
+            job.is_cut, job.n_deaths = True, 0
         elif len(piece.images) == 1 and job.n_deaths >= _DEATHS:
             job.pieces[0] = self._condemned(piece, job.n_condemnations)
             job.n_condemnations += 1

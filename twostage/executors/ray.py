@@ -7,9 +7,11 @@ ever, and can't say which block that was.
 
 import logging
 import os
+import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -43,9 +45,9 @@ class RayOptions:
         Of the cluster: ``host:port``, ``ray://host:port``, or ``auto`` for the one that this
         machine is a node of. If None, that of the variable RAY_ADDRESS, or else a cluster of this
         machine alone, for as long as the run takes.
-    n_workers : int or None
-        At most; those there is no room for are waited for, so that a cluster that can grow does.
-        As many as there is room for if None.
+    ray_workers : int or None
+        Workers, at most. Those that find no room are waited for, so that a cluster that can grow
+        does; if None, there are as many as find room.
     cpus_per_worker : int or None
         Cores of a worker: they decode, and embed where there is no GPU. All of the smallest node,
         up to 8, if None; its share of them where workers have GPUs.
@@ -58,14 +60,14 @@ class RayOptions:
     """
 
     address: str | None = None
-    n_workers: int | None = None
+    ray_workers: int | None = None
     cpus_per_worker: int | None = None
     gpus_per_worker: float = 0.0
     start_s: float = 300.0
     silence_s: float = 300.0
 
     def __post_init__(self) -> None:
-        for name, least in (("n_workers", 1), ("cpus_per_worker", 1), ("gpus_per_worker", 0)):
+        for name, least in (("ray_workers", 1), ("cpus_per_worker", 1), ("gpus_per_worker", 0)):
             value = getattr(self, name)
             if value is not None and value < least:
                 raise UsageError(f"{name} must be at least {least}; found {value}.")
@@ -259,7 +261,7 @@ class _Pool(Generic[S]):
         if now_s - self._looked_s >= _LOOK_S:
             self._looked_s = now_s
             room = count_room(_alive(self._ray), self._cpus, self._options.gpus_per_worker)
-            self._n_most = self._options.n_workers or max(1, room)
+            self._n_most = self._options.ray_workers or max(1, room)
         while len(self._handles) < self._n_most and self._n_coming < self._backlog.n_free:
             handle = _Handle(self._actor_class.remote(_environment(self._cpus)), now_s)
             self._actors[handle.key] = handle.actor
@@ -407,6 +409,7 @@ def connected(address: str | None) -> Iterator[Any]:
         return
     address = address or os.environ.get("RAY_ADDRESS") or "local"
     check_reachable(address)
+    on_termination = signal.getsignal(signal.SIGTERM)
     own = {"object_store_memory": _OBJECT_STORE_BYTES, "include_dashboard": False}
     try:
         ray.init(
@@ -420,6 +423,8 @@ def connected(address: str | None) -> Iterator[Any]:
             f"Can't connect to Ray at '{address}': {first_line(error)} Check the address, and "
             "that Ray and Python have the same version here and there."
         ) from error
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, on_termination)  # Ray has put its own in its place
     try:
         yield ray
     finally:

@@ -1,0 +1,295 @@
+"""Extraction by the workers of a Ray cluster: a store equal to that of a local run."""
+
+import os
+import re
+import socket
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from twostage.backbones.lazy import LazyBackbone
+from twostage.backbones.spec import BackboneSettings
+from twostage.cli.main import main
+from twostage.errors import ExecutorError, UsageError
+from twostage.executors import ray as ray_executor
+from twostage.executors.ray import RayOptions, check_reachable, choose_cpus, count_room
+from twostage.extraction import ExtractionOptions, extract
+from twostage.remote_worker import WorkerRecipe
+from twostage.store.store import EmbeddingStore
+
+TINY = {
+    "backbone": "mobilenet_v2",
+    "weights": "random",
+    "image_size": 32,
+    "engine": "openvino",
+    "precision": "float32",
+}
+N_IMAGES = 60
+SHARD_SIZE = 8
+DEADLY, HANGING = b"this kills", b"this hangs"
+
+
+def invoke(*words):
+    return CliRunner().invoke(main, [str(word) for word in words])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--address", "auto"], "address is of a Ray cluster.*--executor ray"),
+        (["--ray-workers", "2"], "leave --ray-workers out"),
+        (["--gpus-per-worker", "1"], "leave --gpus-per-worker out"),
+        (["--executor", "ray", "--address", "nowhere"], "no address of a Ray cluster"),
+        (["--executor", "ray", "--ray-workers", "0"], "0 is not in the range"),
+    ],
+)
+def test_options_of_a_cluster_that_make_no_sense_are_refused(
+    photos, tmp_path, fake_backbone, words, message
+):
+    pytest.importorskip("ray")
+    result = invoke("extract", photos, "-o", tmp_path / "store", *words)
+    assert result.exit_code == 2
+    assert re.search(message, result.stderr)
+    assert not (tmp_path / "store").exists()
+
+
+def test_without_ray_its_installation_is_told(photos, tmp_path, fake_backbone, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    result = invoke("extract", photos, "-o", tmp_path / "store", "--executor", "ray")
+    assert result.exit_code == 1
+    assert "pip install 'twostage[ray]'" in result.stderr
+    assert not (tmp_path / "store").exists()
+
+
+def test_an_executor_that_does_not_exist_is_refused():
+    with pytest.raises(UsageError, match="executor must be one of local, ray; found 'dask'"):
+        ExtractionOptions(executor="dask")
+    with pytest.raises(UsageError, match="cpus_per_worker must be at least 1; found 0"):
+        RayOptions(cpus_per_worker=0)
+
+
+def test_an_address_where_nothing_listens_is_told_at_once(monkeypatch):
+    with pytest.raises(ExecutorError, match=r"Nothing answers at '127\.0\.0\.1:1'"):
+        check_reachable("127.0.0.1:1")
+
+    def silent(*arguments):
+        raise TimeoutError
+
+    monkeypatch.setattr(ray_executor.socket, "create_connection", silent)
+    with pytest.raises(ExecutorError, match=r"'ray://10.0.0.9:10001' \(timed out\)"):
+        check_reachable("ray://10.0.0.9:10001")
+
+
+def test_workers_take_whole_nodes_or_the_share_of_their_gpus():
+    small, large, with_gpus = {"CPU": 4.0}, {"CPU": 64.0}, {"CPU": 32.0, "GPU": 8.0}
+    assert choose_cpus([small, large], 0) == 4
+    assert choose_cpus([large, {"CPU": 0.0}], 0) == 8
+    assert choose_cpus([small, with_gpus], 1) == 4
+    assert choose_cpus([small, with_gpus], 0.5) == 2
+    assert choose_cpus([], 0) == 1
+    assert count_room([small, large, {}], 4, 0) == 17
+    assert count_room([small, with_gpus], 4, 1) == 8
+    assert count_room([small], 4, 1) == 0
+
+
+def test_a_run_with_nothing_to_do_needs_no_cluster(photos, tmp_path, fake_backbone, monkeypatch):
+    for photo in photos.rglob("*.png"):
+        os.utime(photo, (1e9, 1e9))  # so long ago that the time is trusted
+    extract(photos, tmp_path / "store")
+    monkeypatch.setitem(sys.modules, "ray", None)
+    summary = extract(photos, tmp_path / "store", executor="ray")
+    assert summary.n_unchanged == 6
+
+
+def test_a_backbone_for_elsewhere_is_the_same_and_not_built(fake_backbone, tmp_path):
+    file = tmp_path / "weights.h5"
+    file.write_bytes(b"weights")
+    here = LazyBackbone(BackboneSettings(weights=os.path.relpath(file)), "auto")
+    here.get()
+    there = here.elsewhere("cpu")
+    assert there.spec == here.spec
+    assert there.device is None
+    assert there._settings.weights == str(file.resolve())
+
+
+# --- with a cluster -------------------------------------------------------------------------------
+
+
+class DeadlyRecipe(WorkerRecipe):
+    """Makes workers that die, or hang, of some images."""
+
+    def __call__(self, progress):
+        import os
+        import time
+
+        from twostage.images import loading
+
+        decode = loading.decode
+
+        def deadly(data, *arguments):
+            if data.endswith(b"this kills"):
+                os._exit(1)
+            if data.endswith(b"this hangs"):
+                time.sleep(1000)
+            return decode(data, *arguments)
+
+        loading.decode = deadly
+        return super().__call__(progress)
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    """Start a cluster of two nodes with a core each, beside a head without any."""
+    ray = pytest.importorskip("ray")
+    from ray.cluster_utils import Cluster
+
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")  # where cores are busy
+    small = {"object_store_memory": 80 << 20}
+    cluster = Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, **small}
+    )
+    for _ in range(2):
+        cluster.add_node(num_cpus=1, **small)
+    yield cluster
+    cluster.shutdown()
+    assert not ray.is_initialized()
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    """Return a folder of noise, some of it twice, with an unreadable file."""
+    folder = tmp_path_factory.mktemp("images")
+    random = np.random.default_rng(0)
+    for i in range(N_IMAGES):
+        pixels = random.integers(0, 256, (40, 40, 3), np.uint8)
+        Image.fromarray(pixels).save(folder / f"{i:03d}.png")
+    for i in (3, 12, 25):
+        (folder / f"{i + 20:03d}.png").write_bytes((folder / f"{i:03d}.png").read_bytes())
+    (folder / "030.png").write_bytes(b"no image")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def small_shards(monkeypatch):
+    monkeypatch.setattr("twostage.store.planning.SHARD_SIZE", SHARD_SIZE)
+
+
+@pytest.fixture(scope="module")
+def parts(images, tmp_path_factory):
+    """Return what the parts of a local run hold, by name."""
+    store = tmp_path_factory.mktemp("local") / "store"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("twostage.store.planning.SHARD_SIZE", SHARD_SIZE)
+        extract(images, store, **TINY)
+    return contents(store)
+
+
+def contents(store):
+    """Return by part what it holds, embeddings to the bit; times may be unsettled."""
+    store = EmbeddingStore(store)
+    return {part: store.read_part(part).drop_columns(["mtime_ns"]) for part in store.parts()}
+
+
+def extract_on(cluster, images, store, **options):
+    return extract(images, store, executor="ray", address=cluster.address, **TINY, **options)
+
+
+@pytest.mark.slow
+def test_the_store_is_equal_to_that_of_a_local_run(cluster, images, parts, tmp_path):
+    told = []
+    summary = extract_on(
+        cluster, images, tmp_path / "store", progress=lambda done, n: told.append((done, n))
+    )
+    assert contents(tmp_path / "store") == parts
+    assert (summary.n_images, summary.n_errors) == (N_IMAGES, 1)
+    assert summary.n_computed + summary.n_reused == N_IMAGES - 1
+    assert summary.device == "openvino in float32 on CPU, 1 cores"
+    assert 0 < summary.seconds_to_start < summary.seconds
+    assert told == sorted(told)
+    assert told[-1] == (N_IMAGES, N_IMAGES)
+
+
+@pytest.mark.slow
+def test_a_node_that_is_lost_costs_nothing_but_time(cluster, images, parts, tmp_path):
+    node = cluster.add_node(num_cpus=1, object_store_memory=80 << 20)
+    store = tmp_path / "store"
+
+    def lose_one(n_done, n_images):
+        if n_done >= SHARD_SIZE and node in cluster.worker_nodes:
+            cluster.remove_node(node, allow_graceful=False)
+
+    extract_on(cluster, images, store, progress=lose_one)
+    assert node not in cluster.worker_nodes
+    assert contents(store) == parts
+    assert EmbeddingStore(store).verify() == []
+
+
+@pytest.mark.slow
+def test_an_image_that_kills_its_worker_becomes_an_error(
+    cluster, images, parts, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("twostage.extraction.WorkerRecipe", DeadlyRecipe)
+    for file in images.iterdir():
+        (tmp_path / "images").mkdir(exist_ok=True)
+        (tmp_path / "images" / file.name).write_bytes(file.read_bytes())
+    deadly = tmp_path / "images" / "042.png"
+    deadly.write_bytes(deadly.read_bytes() + DEADLY)
+    summary = extract_on(cluster, tmp_path / "images", tmp_path / "store")
+    assert summary.errors == {
+        "decode: no image": 1,
+        "decode: ends the process that decodes it": 1,
+    }
+    found = contents(tmp_path / "store")
+    assert list(found) == list(parts)
+    for part, rows in parts.items():
+        is_other = [name != "042.png" for name in rows["image"].to_pylist()]
+        assert found[part].filter(is_other) == rows.filter(is_other)
+    again = extract_on(cluster, tmp_path / "images", tmp_path / "store")
+    assert again.n_unchanged == N_IMAGES
+
+
+@pytest.mark.slow
+def test_a_store_that_workers_do_not_see_is_told(cluster, images, tmp_path, monkeypatch):
+    monkeypatch.setattr("twostage.extraction.mark_of", lambda files: "held elsewhere")
+    with pytest.raises(ExecutorError, match=r"can't be seen from it.*folder that all nodes share"):
+        extract_on(cluster, images, tmp_path / "store")
+    assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.slow
+def test_weights_that_a_node_does_not_have_are_told(cluster, images, tmp_path, monkeypatch):
+    def gone(self, device):
+        other = elsewhere(self, device)
+        other._settings = BackboneSettings()
+        other._expected = replace(
+            self.spec, weights="/nowhere/weights.h5", weights_file_hash="digest"
+        )
+        return other
+
+    elsewhere = LazyBackbone.elsewhere
+    monkeypatch.setattr(LazyBackbone, "elsewhere", gone)
+    with pytest.raises(ExecutorError, match=r"can't start: .*/nowhere/weights.h5"):
+        extract_on(cluster, images, tmp_path / "store")
+
+
+@pytest.mark.slow
+def test_another_version_on_a_node_is_told(cluster, images, tmp_path, monkeypatch):
+    monkeypatch.setattr(ray_executor, "__version__", "99.0")
+    with pytest.raises(ExecutorError, match=r"has twostage .*; this is twostage 99\.0"):
+        extract_on(cluster, images, tmp_path / "store")
+
+
+@pytest.mark.slow
+def test_what_answers_but_is_no_cluster_is_told(monkeypatch):
+    pytest.importorskip("ray")
+    monkeypatch.setattr(ray_executor, "_ANSWER_S", 3.0)
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        pytest.raises(ExecutorError, match="no Ray cluster"),
+    ):
+        check_reachable(f"127.0.0.1:{server.getsockname()[1]}")
