@@ -403,7 +403,8 @@ def _run_on_ray(
     )
     records = list(executor.run(recipe, shards))
     settle(store)
-    return _Done(records, executor.device, executor.seconds_to_start)
+    seconds_to_start = backbone.seconds_to_build + executor.seconds_to_start
+    return _Done(records, executor.device, seconds_to_start)
 
 
 def _from_anywhere(reference: Reference) -> Reference:
