@@ -74,6 +74,7 @@ def cluster_of(n_nodes: int) -> Iterator[Any]:
     from ray.cluster_utils import Cluster
 
     os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")
+    os.environ.setdefault("RAY_worker_niceness", "0")  # as a local run
     small = {"object_store_memory": OBJECT_STORE_BYTES}
     head = {"num_cpus": 0, "include_dashboard": False, **small}
     cluster = Cluster(initialize_head=True, head_node_args=head)

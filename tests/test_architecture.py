@@ -37,7 +37,7 @@ FLOORS = [
     ["blending", "tuning", "fitted"],
     ["fitting", "staged", "embedder"],
     ["model", "staging", "unseen"],
-    ["estimator"],
+    ["estimator", "partitions"],
     ["evaluation"],
     ["benchmarking", "report"],
     ["cli"],

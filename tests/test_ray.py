@@ -154,6 +154,7 @@ def cluster(tmp_path_factory):
 
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")  # where cores are busy
+    os.environ.setdefault("RAY_worker_niceness", "0")
     small = {"object_store_memory": 80 << 20}
     cluster = Cluster(
         initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, **small}

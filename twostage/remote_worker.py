@@ -1,12 +1,13 @@
 """A shard worker on another machine: what it needs to know, and what it checks before it begins."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import joblib
 
 from twostage.backbones.lazy import LazyBackbone
 from twostage.errors import ImageError, ImagesError, StoreError
+from twostage.executors.ray import ReadyWorker
 from twostage.images.loading import read
 from twostage.images.references import Reference
 from twostage.pixels import MAX_PIXELS
@@ -50,7 +51,7 @@ class WorkerRecipe:
     max_pixels: int = MAX_PIXELS
     fails_on_error: bool = False
 
-    def __call__(self, progress: Progress) -> "RemoteWorker":
+    def __call__(self, progress: Progress) -> ReadyWorker[Shard, ShardRecord]:
         """Make the worker, with its backbone built.
 
         Raises
@@ -76,7 +77,7 @@ class WorkerRecipe:
             fails_on_error=self.fails_on_error,
             progress=progress,
         )
-        return RemoteWorker(worker.run, str(self.backbone.device))
+        return ReadyWorker(worker.run, str(self.backbone.device))
 
     def _opened(self) -> EmbeddingStore:
         is_there = EmbeddingStore.exists_at(self.store)
@@ -94,22 +95,6 @@ class WorkerRecipe:
                 f"the images can't be read from it; for example '{self.samples[0].path}'. Give a "
                 "folder that all nodes share under this path, or a URL (s3://bucket/photos)."
             )
-
-
-@dataclass(frozen=True)
-class RemoteWorker:
-    """A worker that is ready.
-
-    Attributes
-    ----------
-    run : callable
-        Takes shards, and yields a record of each as it is committed.
-    device : str
-        Where its backbone runs.
-    """
-
-    run: Callable[[Iterable[Shard]], Iterator[ShardRecord]]
-    device: str
 
 
 @dataclass(frozen=True)

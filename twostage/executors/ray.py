@@ -73,6 +73,22 @@ class RayOptions:
                 raise UsageError(f"{name} must be at least {least}; found {value}.")
 
 
+@dataclass(frozen=True)
+class ReadyWorker(Generic[S, R]):
+    """A worker on its node.
+
+    Attributes
+    ----------
+    run : callable
+        Takes shards, and yields a record of each as it is done.
+    device : str
+        What it runs on.
+    """
+
+    run: Callable[[Iterable[S]], Iterator[R]]
+    device: str
+
+
 @dataclass
 class _Handle:
     """An actor.
@@ -106,6 +122,10 @@ class _Handle:
         return id(self)
 
 
+Progress = Callable[[int, int], None]
+Recipe = Callable[[Progress], ReadyWorker[S, R]]
+
+
 class RayExecutor(Generic[S, R]):
     """Runs workers over shards in a Ray cluster.
 
@@ -133,7 +153,7 @@ class RayExecutor(Generic[S, R]):
         options: RayOptions,
         split: Callable[[S], tuple[S, S]],
         condemn: Callable[[S, int], S],
-        progress: Callable[[int, int], None] | None = None,
+        progress: Progress | None = None,
     ):
         self._options = options
         self._split, self._condemn = split, condemn
@@ -142,15 +162,14 @@ class RayExecutor(Generic[S, R]):
         self.seconds_to_start = 0.0
         self.condemned: list[Any] = []
 
-    def run(self, worker: Callable[[Any], Any], shards: Iterable[S]) -> Iterator[R]:
+    def run(self, worker: Recipe[S, R], shards: Iterable[S]) -> Iterator[R]:
         """Yield what a worker returns for each shard, or piece of one, as each is done.
 
         Parameters
         ----------
         worker : callable
             Makes a worker, on the node that it is to work on: it can be pickled. Takes what the
-            worker is to call with the number of images done, and returns an object with
-            ``run(shards)``, an iterator of records, and ``device``.
+            worker is to call with the number of images done, and of all.
         shards : iterable
             What is to be done.
 
