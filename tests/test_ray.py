@@ -7,8 +7,10 @@ import sys
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 from click.testing import CliRunner
+from partitioned import make_partitioned
 from PIL import Image
 
 from twostage.backbones.lazy import LazyBackbone
@@ -254,6 +256,20 @@ def test_an_image_that_kills_its_worker_becomes_an_error(cluster, tmp_path, monk
         np.testing.assert_array_equal(found["embedding"][image], local["embedding"][image])
     again = extract_on(cluster, folder, tmp_path / "store")
     assert again.n_computed == again.n_reused == 0
+
+
+@pytest.mark.slow
+def test_a_table_in_many_files_is_predicted_as_it_is_locally(cluster, tmp_path):
+    make_partitioned(tmp_path)
+    words = ("predict", tmp_path / "M", "--table", tmp_path / "table", "--store", tmp_path / "S")
+    assert invoke(*words, "-o", tmp_path / "local").exit_code == 3
+    on_ray = ("--executor", "ray", "--address", cluster.address)
+    result = invoke(*words, "-o", tmp_path / "ray", *on_ray)
+    assert result.exit_code == 3
+    assert "60 predictions in 3 files." in result.stdout
+    for name in ("a", "b", "more/c"):
+        ours, theirs = (pd.read_parquet(tmp_path / x / f"{name}.parquet") for x in ("ray", "local"))
+        pd.testing.assert_frame_equal(ours, theirs)
 
 
 @pytest.mark.slow
