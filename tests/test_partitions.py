@@ -32,7 +32,7 @@ def test_each_file_gets_its_predictions_in_a_file_of_its_name(folder: Path, tmp_
     result = run(*words, "--table", folder / "table", "-o", many)
     assert result.exit_code == 3
     assert "many: 60 predictions in 3 files." in result.stdout
-    assert "1 row with an unusable image; first: 7.png" in result.stderr
+    assert "1 row with an unusable image; first: '7.png'" in result.stderr
     files = sorted(str(file.relative_to(many)) for file in many.rglob("*.parquet"))
     assert files == ["a.parquet", "b.parquet", "more/c.parquet"]
     found = pd.concat([pd.read_parquet(many / name) for name in files], ignore_index=True)

@@ -4,23 +4,41 @@ import os
 import re
 import socket
 import sys
-from dataclasses import replace
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
 
+import fsspec
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
+from buckets import settings
 from click.testing import CliRunner
 from partitioned import make_partitioned
 from PIL import Image
+from stores import SPEC, rows
 
 from twostage.backbones.lazy import LazyBackbone
 from twostage.backbones.spec import BackboneSettings
 from twostage.cli.main import main
-from twostage.errors import ExecutorError, UsageError
+from twostage.errors import ExecutorError, StoreError, UsageError
 from twostage.executors import ray as ray_executor
-from twostage.executors.ray import RayOptions, check_reachable, choose_cpus, count_room
+from twostage.executors.ray import (
+    RayExecutor,
+    RayOptions,
+    ReadyWorker,
+    check_reachable,
+    choose_cpus,
+    count_room,
+)
 from twostage.extraction import ExtractionOptions, extract
 from twostage.remote_worker import WorkerRecipe
+from twostage.store.agreement import settle
 from twostage.store.store import EmbeddingStore
 
 TINY = {
@@ -117,6 +135,230 @@ def test_a_backbone_for_elsewhere_is_the_same_and_not_built(fake_backbone, tmp_p
     assert there._settings.weights == str(file.resolve())
 
 
+# --- by a Ray that is none ------------------------------------------------------------------------
+
+
+class RayError(Exception):
+    """The worker is gone."""
+
+
+class RayTaskError(RayError):
+    """The worker raised something."""
+
+    def __init__(self, cause):
+        super().__init__(str(cause))
+        self.cause = cause
+
+
+@dataclass(eq=False)
+class Promise:
+    """An answer that is computed when it is asked for."""
+
+    ray: "FakeRay"
+    host: Any
+    answer: Callable[[], Any]
+
+    def get(self):
+        if self.host in self.ray.dead:
+            raise RayError("the worker died")
+        try:
+            return self.answer()
+        except Exception as error:
+            raise RayTaskError(error) from error
+
+
+class FakeActor:
+    def __init__(self, ray, host):
+        self.ray, self.host = ray, host
+
+    def __getattr__(self, name):
+        method = getattr(self.host, name)
+
+        def remote(*arguments):
+            promise = Promise(self.ray, self.host, partial(method, *arguments))
+            if name == "give":
+                promise.answer()
+            return promise
+
+        return SimpleNamespace(remote=remote)
+
+
+class FakeRay:
+    """Stands in for Ray: its actors are threads of this process.
+
+    Attributes
+    ----------
+    hosts : list of Host
+        That were started.
+    dead : set of Host
+        Of these, those that died.
+    killed : list of Host
+        Those that were ended.
+    """
+
+    exceptions = SimpleNamespace(RayError=RayError, RayTaskError=RayTaskError)
+    cloudpickle = SimpleNamespace(register_pickle_by_value=lambda module: None)
+
+    def __init__(self, n_cpus=2):
+        self.hosts, self.dead, self.killed = [], set(), []
+        self.n_cpus = n_cpus
+
+    def nodes(self):
+        return [{"Alive": True, "Resources": {"CPU": float(self.n_cpus)}}] * 2
+
+    def remote(self, **options):
+        def start(cls):
+            def actor(environment):
+                self.hosts.append(cls({}))
+                return FakeActor(self, self.hosts[-1])
+
+            return SimpleNamespace(remote=actor)
+
+        return start
+
+    def put(self, thing):
+        return thing
+
+    def get(self, promise):
+        return promise.get() if isinstance(promise, Promise) else promise
+
+    def wait(self, promises, num_returns, timeout):
+        return promises[:num_returns], promises[num_returns:]
+
+    def kill(self, actor):
+        self.killed.append(actor.host)
+
+
+@dataclass(frozen=True)
+class Letters:
+    images: str
+
+
+def split(shard):
+    half = len(shard.images) // 2
+    return Letters(shard.images[:half]), Letters(shard.images[half:])
+
+
+def condemn(shard, n_before):
+    return Letters(shard.images.upper())
+
+
+@pytest.fixture
+def fake_ray(monkeypatch):
+    """Replace Ray, and let nothing wait for long."""
+    ray = FakeRay()
+    monkeypatch.setattr(ray_executor, "connected", lambda address: nullcontext(ray))
+    monkeypatch.setattr(ray_executor, "_REPORT_S", 0.05)
+    return ray
+
+
+def work_of(ray, kills="", raises=None, stops=""):
+    """Make what makes workers that return letters, but for some."""
+
+    def recipe(progress):
+        host = progress.__self__
+
+        def run(shards):
+            for shard in shards:
+                if raises is not None:
+                    raise raises
+                if set(kills) & set(shard.images):
+                    ray.dead.add(host)
+                    time.sleep(60)
+                if set(stops) & set(shard.images):
+                    time.sleep(60)
+                progress(len(shard.images), 0)
+                yield shard.images
+
+        return ReadyWorker(run, "paper")
+
+    return recipe
+
+
+def run_on(ray, recipe, *shards, **options):
+    told = []
+    executor = RayExecutor(
+        RayOptions(**options), split, condemn, lambda done, n: told.append((done, n))
+    )
+    return sorted(executor.run(recipe, map(Letters, shards))), executor, told
+
+
+def test_records_of_all_shards_come_back_and_all_actors_end(fake_ray):
+    records, executor, told = run_on(fake_ray, work_of(fake_ray), "abc", "de", "fg", "h")
+    assert records == ["abc", "de", "fg", "h"]
+    assert executor.device == "paper"
+    assert executor.condemned == []
+    assert told[-1] == (8, 8)
+    assert told == sorted(told)
+    assert len(fake_ray.hosts) == 2
+    assert set(fake_ray.killed) == set(fake_ray.hosts)
+
+
+def test_no_more_workers_are_started_than_asked_for(fake_ray):
+    run_on(fake_ray, work_of(fake_ray), "a", "b", "c", ray_workers=1)
+    assert len(fake_ray.hosts) == 1
+
+
+def test_a_letter_that_kills_is_found(fake_ray):
+    records, executor, _ = run_on(fake_ray, work_of(fake_ray, kills="f"), "abcd", "efgh", "ij")
+    assert sorted("".join(records)) == sorted("abcdeFghij")
+    assert executor.condemned == ["f"]
+    assert set(fake_ray.killed) == set(fake_ray.hosts)
+
+
+def test_a_worker_that_does_nothing_is_ended(fake_ray):
+    records, executor, _ = run_on(fake_ray, work_of(fake_ray, stops="b"), "abc", silence_s=0.3)
+    assert sorted("".join(records)) == sorted("aBc")
+    assert executor.condemned == ["b"]
+
+
+def test_an_error_of_a_worker_ends_the_run(fake_ray):
+    with pytest.raises(StoreError, match="the disk is full"):
+        run_on(fake_ray, work_of(fake_ray, raises=StoreError("the disk is full")), "a", "b")
+    with pytest.raises(ExecutorError, match=r"failed: 7\. This is a fault of"):
+        run_on(fake_ray, work_of(fake_ray, raises=KeyError(7)), "a", "b")
+    assert set(fake_ray.killed) == set(fake_ray.hosts)
+
+
+def test_workers_that_die_before_they_begin_end_the_run(fake_ray):
+    def dies(progress):
+        fake_ray.dead.add(progress.__self__)
+        raise SystemExit
+
+    def died(self):
+        try:
+            return get(self)
+        except SystemExit:
+            raise RayError("out of memory") from None
+
+    get = Promise.get
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Promise, "get", died)
+        with pytest.raises(ExecutorError, match=r"3 workers in a row ended.*out of memory"):
+            run_on(fake_ray, dies, "a")
+
+
+def test_that_there_is_no_room_is_told(fake_ray, monkeypatch):
+    monkeypatch.setattr(FakeRay, "wait", lambda self, promises, num_returns, timeout: ([], []))
+    with pytest.raises(ExecutorError, match=r"One takes 3 CPUs and 1 GPUs; .* 2 CPUs and 0 GPUs"):
+        run_on(fake_ray, None, "a", start_s=0.0, cpus_per_worker=3, gpus_per_worker=1)
+
+
+def test_equal_bytes_get_one_embedding(tmp_path):
+    store = EmbeddingStore.create(tmp_path / "store", SPEC)
+    first, other, last = (f"part-00000{i}.parquet" for i in range(3))
+    store.write_part(first, rows(store, a=[1, 2, 3], b=None))
+    again = rows(store, c=[1, 2, 3.5], d=[7, 8, 9])
+    hashes = pa.array(["hash of a", "hash of d"])
+    store.write_part(other, again.set_column(1, again.schema.field(1), hashes))
+    store.write_part(last, rows(store, e=[4, 5, 6]))
+    assert settle(store) == 1
+    assert settle(store) == 0
+    found = store.embeddings(["a", "c", "d", "e"]).tolist()
+    assert found[0] == found[1]
+    assert found[2:] == [[7, 8, 9], [4, 5, 6]]
+
+
 def write_noise(folder, n):
     """Write images, no two alike."""
     folder.mkdir(exist_ok=True)
@@ -149,22 +391,27 @@ class DeadlyRecipe(WorkerRecipe):
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory):
+def cluster(server):
     """Start a cluster of two nodes with a core each, beside a head without any."""
     ray = pytest.importorskip("ray")
     from ray.cluster_utils import Cluster
 
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")  # where cores are busy
-    os.environ.setdefault("RAY_worker_niceness", "0")
+    variables = {
+        **settings(server[1]),  # what is not there as a node starts, its workers don't know
+        "RAY_raylet_start_wait_time_s": "120",  # where cores are busy
+        "RAY_worker_niceness": "0",
+    }
     small = {"object_store_memory": 80 << 20}
-    cluster = Cluster(
-        initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, **small}
-    )
-    for _ in range(2):
-        cluster.add_node(num_cpus=1, **small)
-    yield cluster
-    cluster.shutdown()
+    head = {"num_cpus": 0, "include_dashboard": False, **small}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in variables.items():
+            patch.setenv(name, value)
+        cluster = Cluster(initialize_head=True, head_node_args=head)
+        for _ in range(2):
+            cluster.add_node(num_cpus=1, **small)
+        yield cluster
+        cluster.shutdown()
     assert not ray.is_initialized()
 
 
@@ -217,6 +464,16 @@ def test_the_store_is_equal_to_that_of_a_local_run(cluster, images, parts, tmp_p
     assert 0 < summary.seconds_to_start < summary.seconds
     assert told == sorted(told)
     assert told[-1] == (N_IMAGES, N_IMAGES)
+
+
+@pytest.mark.slow
+def test_images_and_store_may_be_in_a_bucket(cluster, images, parts, environment):
+    system = fsspec.filesystem("s3")
+    system.mkdir("ray")
+    system.put(str(images), "ray/images", recursive=True)
+    extract_on(cluster, "s3://ray/images", "s3://ray/store")
+    assert contents("s3://ray/store") == parts
+    assert EmbeddingStore("s3://ray/store").verify() == []
 
 
 @pytest.mark.slow
@@ -311,4 +568,4 @@ def test_what_answers_but_is_no_cluster_is_told(monkeypatch):
         socket.create_server(("127.0.0.1", 0)) as server,
         pytest.raises(ExecutorError, match="no Ray cluster"),
     ):
-        check_reachable(f"127.0.0.1:{server.getsockname()[1]}")
+        ray_executor._check_healthy(f"127.0.0.1:{server.getsockname()[1]}")

@@ -20,7 +20,7 @@ from twostage.backbones.lazy import LazyBackbone
 from twostage.backbones.spec import BackboneSettings, BackboneSpec
 from twostage.errors import ImagesError, UsageError
 from twostage.executors.local import LocalExecutor
-from twostage.executors.ray import RayExecutor, RayOptions
+from twostage.executors.ray import RayExecutor, RayOptions, check_ready
 from twostage.fingerprint import hash_json
 from twostage.images.places import open_place
 from twostage.images.references import Reference
@@ -289,6 +289,8 @@ def _embed_into(
     started = time.perf_counter()
     if options.on_error == "fail":
         _check_all_present(references)
+    if options.executor == "ray" and not EmbeddingStore.exists_at(files):
+        check_ready(options.address)  # before a backbone is built in vain
     with _opened(files, backbone, wait=is_cache) as store:
         if options.executor == "ray":
             references = list(map(_from_anywhere, references))

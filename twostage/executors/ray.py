@@ -32,6 +32,8 @@ _REACH_S = 10.0
 _ANSWER_S = 30.0
 _OBJECT_STORE_BYTES = 1 << 27  # of a cluster of one's own: only records go through it
 _MOST_FAILED_STARTS = 3
+_OF_THIS_MACHINE = ("local", "auto")
+_HINT = "Check the address, that the cluster is up ('ray status' there), and firewalls."
 _QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 
 
@@ -426,8 +428,9 @@ def connected(address: str | None) -> Iterator[Any]:
     if ray.is_initialized():
         yield ray
         return
-    address = address or os.environ.get("RAY_ADDRESS") or "local"
+    address = _address(address)
     check_reachable(address)
+    _check_healthy(address)
     on_termination = signal.getsignal(signal.SIGTERM)
     own = {"object_store_memory": _OBJECT_STORE_BYTES, "include_dashboard": False}
     try:
@@ -450,9 +453,15 @@ def connected(address: str | None) -> Iterator[Any]:
         ray.shutdown()
 
 
+def check_ready(address: str | None) -> None:
+    """Raise what `connected` would, as far as that is known at once."""
+    if not _import_ray().is_initialized():
+        check_reachable(_address(address))
+
+
 def check_reachable(address: str) -> None:
-    """Raise ExecutorError if no Ray answers at an address: Ray itself would try for minutes."""
-    if address in ("local", "auto"):
+    """Raise ExecutorError if nothing answers at an address: Ray itself would try for minutes."""
+    if address in _OF_THIS_MACHINE:
         return
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not host or not port.isdigit():
@@ -460,23 +469,28 @@ def check_reachable(address: str) -> None:
             f"'{address}' is no address of a Ray cluster. Give host:port, ray://host:port, or "
             "auto for the cluster of this machine."
         )
-    hint = "Check the address, that the cluster is up ('ray status' there), and firewalls."
     try:
         socket.create_connection((host.strip("[]"), int(port)), _REACH_S).close()
     except (OSError, OverflowError) as error:
         reason = "timed out" if isinstance(error, TimeoutError) else first_line(error)
-        raise ExecutorError(f"Nothing answers at '{address}' ({reason}). {hint}") from error
-    if not address.startswith("ray://") and not _is_healthy(address):
-        raise ExecutorError(f"What answers at '{address}' is no Ray cluster. {hint}")
+        raise ExecutorError(f"Nothing answers at '{address}' ({reason}). {_HINT}") from error
 
 
-def _is_healthy(address: str) -> bool:
-    """Ask Ray's own command; what is no Ray may take the connection and never say a word."""
+def _check_healthy(address: str) -> None:
+    """Ask Ray's own command: what is no Ray may take the connection and never say a word."""
+    if address in _OF_THIS_MACHINE or address.startswith("ray://"):  # whose client has a time-out
+        return
     command = [sys.executable, "-m", "ray.scripts.scripts", "health-check", "--address", address]
     try:
-        return subprocess.run(command, capture_output=True, timeout=_ANSWER_S).returncode == 0
+        is_healthy = subprocess.run(command, capture_output=True, timeout=_ANSWER_S).returncode == 0
     except subprocess.TimeoutExpired:
-        return False
+        is_healthy = False
+    if not is_healthy:
+        raise ExecutorError(f"What answers at '{address}' is no Ray cluster. {_HINT}")
+
+
+def _address(given: str | None) -> str:
+    return given or os.environ.get("RAY_ADDRESS") or "local"
 
 
 def _import_ray() -> Any:
