@@ -4,6 +4,7 @@ import os
 import re
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -101,6 +102,24 @@ def test_an_address_where_nothing_listens_is_told_at_once(monkeypatch):
     monkeypatch.setattr(ray_executor.socket, "create_connection", silent)
     with pytest.raises(ExecutorError, match=r"'ray://10.0.0.9:10001' \(timed out\)"):
         check_reachable("ray://10.0.0.9:10001")
+
+
+@pytest.mark.parametrize("answer", [None, b"", b"HTTP/1.1 400 Bad Request\r\n\r\n"])
+def test_what_answers_but_is_no_cluster_is_told(monkeypatch, answer):
+    monkeypatch.setattr(ray_executor, "_REACH_S", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve():
+            connection, _ = server.accept()
+            if answer is not None:
+                connection.sendall(answer)
+                connection.close()
+            else:
+                time.sleep(5)
+
+        threading.Thread(target=serve, daemon=True).start()
+        with pytest.raises(ExecutorError, match="is no Ray cluster"):
+            check_reachable(f"127.0.0.1:{server.getsockname()[1]}")
 
 
 def test_workers_take_whole_nodes_or_the_share_of_their_gpus():
@@ -558,14 +577,3 @@ def test_another_version_on_a_node_is_told(cluster, images, tmp_path, monkeypatc
     monkeypatch.setattr(ray_executor, "__version__", "99.0")
     with pytest.raises(ExecutorError, match=r"has twostage .*; this is twostage 99\.0"):
         extract_on(cluster, images, tmp_path / "store")
-
-
-@pytest.mark.slow
-def test_what_answers_but_is_no_cluster_is_told(monkeypatch):
-    pytest.importorskip("ray")
-    monkeypatch.setattr(ray_executor, "_ANSWER_S", 3.0)
-    with (
-        socket.create_server(("127.0.0.1", 0)) as server,
-        pytest.raises(ExecutorError, match="no Ray cluster"),
-    ):
-        ray_executor._check_healthy(f"127.0.0.1:{server.getsockname()[1]}")

@@ -9,8 +9,6 @@ import logging
 import os
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -29,7 +27,8 @@ _MOST_CPUS = 8  # of a worker, if not asked for: threads of one Python keep no m
 _REPORT_S = 0.5
 _LOOK_S = 5.0  # between looks at the cluster's nodes
 _REACH_S = 10.0
-_ANSWER_S = 30.0
+_SETTINGS = b"\0\0\0\4\0\0\0\0\0"  # a frame of HTTP/2: length, kind, flags, stream
+_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + _SETTINGS
 _OBJECT_STORE_BYTES = 1 << 27  # of a cluster of one's own: only records go through it
 _MOST_FAILED_STARTS = 3
 _OF_THIS_MACHINE = ("local", "auto")
@@ -430,7 +429,6 @@ def connected(address: str | None) -> Iterator[Any]:
         return
     address = _address(address)
     check_reachable(address)
-    _check_healthy(address)
     on_termination = signal.getsignal(signal.SIGTERM)
     own = {"object_store_memory": _OBJECT_STORE_BYTES, "include_dashboard": False}
     try:
@@ -470,23 +468,23 @@ def check_reachable(address: str) -> None:
             "auto for the cluster of this machine."
         )
     try:
-        socket.create_connection((host.strip("[]"), int(port)), _REACH_S).close()
+        with socket.create_connection((host.strip("[]"), int(port)), _REACH_S) as connection:
+            is_ray = os.environ.get("RAY_USE_TLS") == "1" or _speaks_grpc(connection)
     except (OSError, OverflowError) as error:
         reason = "timed out" if isinstance(error, TimeoutError) else first_line(error)
         raise ExecutorError(f"Nothing answers at '{address}' ({reason}). {_HINT}") from error
-
-
-def _check_healthy(address: str) -> None:
-    """Ask Ray's own command: what is no Ray may take the connection and never say a word."""
-    if address in _OF_THIS_MACHINE or address.startswith("ray://"):  # whose client has a time-out
-        return
-    command = [sys.executable, "-m", "ray.scripts.scripts", "health-check", "--address", address]
-    try:
-        is_healthy = subprocess.run(command, capture_output=True, timeout=_ANSWER_S).returncode == 0
-    except subprocess.TimeoutExpired:
-        is_healthy = False
-    if not is_healthy:
+    if not is_ray:
         raise ExecutorError(f"What answers at '{address}' is no Ray cluster. {_HINT}")
+
+
+def _speaks_grpc(connection: socket.socket) -> bool:
+    """Whether what is connected answers as HTTP/2 begins, over which Ray speaks."""
+    try:
+        connection.sendall(_GREETING)
+        answer = connection.recv(len(_SETTINGS))
+    except OSError:  # it never said a word, or hung up
+        return False
+    return answer[3:4] == _SETTINGS[3:4]
 
 
 def _address(given: str | None) -> str:
