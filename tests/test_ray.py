@@ -65,6 +65,7 @@ def invoke(*words):
         (["--gpus-per-worker", "1"], "leave --gpus-per-worker out"),
         (["--executor", "ray", "--address", "nowhere"], "no address of a Ray cluster"),
         (["--executor", "ray", "--ray-workers", "0"], "0 is not in the range"),
+        (["--executor", "ray", "--device", "gpu"], "--gpus-per-worker 1 instead"),
     ],
 )
 def test_options_of_a_cluster_that_make_no_sense_are_refused(

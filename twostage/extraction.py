@@ -92,6 +92,11 @@ class ExtractionOptions:
         ):
             if choice not in choices:
                 raise UsageError(f"{name} must be one of {', '.join(choices)}; found {choice!r}.")
+        if self.executor == "ray" and self.device == "gpu" and not self.gpus_per_worker:
+            raise UsageError(
+                "On a Ray cluster, workers have the GPUs that they are given: --gpus-per-worker "
+                "1 instead of --device gpu."
+            )
         _ = self.cluster
 
     @property

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count
 from typing import Any, Generic, TypeVar
 
 from twostage import __version__
@@ -96,6 +97,8 @@ class _Handle:
 
     Attributes
     ----------
+    key : int
+        Its number.
     actor : object
         Ray's handle of it.
     heard_s : float
@@ -110,17 +113,13 @@ class _Handle:
         Images in the shards that it has done.
     """
 
+    key: int
     actor: Any
     heard_s: float
     node: str = "(unknown)"
     then: Any = None
     n_seen: int = 0
     n_finished: int = 0
-
-    @property
-    def key(self) -> int:
-        """What tells it from others."""
-        return id(self)
 
 
 Progress = Callable[[int, int], None]
@@ -227,6 +226,7 @@ class _Pool(Generic[S]):
         self._box = [ray.put(worker)]
         self._handles: dict[Any, _Handle] = {}  # by what is waited for
         self._actors: dict[int, Any] = {}  # that were started, and not ended
+        self._numbers = count()
         self._n_failed_starts = 0
         self._answered_s = time.monotonic()  # when any of them was last heard
         self._looked_s = -_LOOK_S
@@ -283,7 +283,8 @@ class _Pool(Generic[S]):
             room = count_room(_alive(self._ray), self._cpus, self._options.gpus_per_worker)
             self._n_most = self._options.ray_workers or max(1, room)
         while len(self._handles) < self._n_most and self._n_coming < self._backlog.n_free:
-            handle = _Handle(self._actor_class.remote(_environment(self._cpus)), now_s)
+            actor = self._actor_class.remote(_environment(self._cpus))
+            handle = _Handle(next(self._numbers), actor, now_s)
             self._actors[handle.key] = handle.actor
             self._ask(handle, handle.actor.found.remote("twostage"), self._found)
         if now_s - self._answered_s > self._options.start_s:
