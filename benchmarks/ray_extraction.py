@@ -14,6 +14,7 @@ Results go to artifacts/ray.json and .md.
 """
 
 import json
+import logging
 import os
 import platform
 import subprocess
@@ -92,6 +93,7 @@ def bucket() -> Iterator[str]:
     import s3fs
     from moto.moto_server.threaded_moto_server import ThreadedMotoServer
 
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
