@@ -25,10 +25,11 @@ from PIL import Image
 from stores import SPEC, rows
 
 from twostage.backbones.lazy import LazyBackbone
-from twostage.backbones.spec import BackboneSettings
+from twostage.backbones.spec import BackboneSettings, BackboneSpec
 from twostage.cli.main import main
-from twostage.errors import ExecutorError, StoreError, UsageError
+from twostage.errors import ExecutorError, ImagesError, StoreError, UsageError
 from twostage.executors import ray as ray_executor
+from twostage.executors.host import Host
 from twostage.executors.ray import (
     RayExecutor,
     RayOptions,
@@ -38,8 +39,11 @@ from twostage.executors.ray import (
     count_room,
 )
 from twostage.extraction import ExtractionOptions, extract
+from twostage.images.references import list_images
 from twostage.remote_worker import WorkerRecipe
 from twostage.store.agreement import settle
+from twostage.store.locking import mark_of
+from twostage.store.planning import Shard
 from twostage.store.store import EmbeddingStore
 
 TINY = {
@@ -340,6 +344,24 @@ def test_an_error_of_a_worker_ends_the_run(fake_ray):
     assert set(fake_ray.killed) == set(fake_ray.hosts)
 
 
+def test_another_version_on_a_node_is_told(fake_ray, monkeypatch):
+    monkeypatch.setattr(ray_executor, "__version__", "99.0")
+    with pytest.raises(ExecutorError, match=r"has twostage .*; this is twostage 99\.0"):
+        run_on(fake_ray, work_of(fake_ray), "a")
+    monkeypatch.setattr(Host, "found", lambda self, package: ("here", None))
+    with pytest.raises(ExecutorError, match="Node here has no twostage; this is"):
+        run_on(fake_ray, work_of(fake_ray), "a")
+
+
+def test_what_a_node_lacks_is_told_with_the_node(fake_ray):
+    def recipe(progress):
+        raise StoreError("the store can't be seen from it")
+
+    with pytest.raises(ExecutorError, match=r"node .* can't start: the store can't be seen from"):
+        run_on(fake_ray, recipe, "a")
+    assert set(fake_ray.killed) == set(fake_ray.hosts)
+
+
 def test_workers_that_die_before_they_begin_end_the_run(fake_ray):
     def dies(progress):
         fake_ray.dead.add(progress.__self__)
@@ -362,6 +384,36 @@ def test_that_there_is_no_room_is_told(fake_ray, monkeypatch):
     monkeypatch.setattr(FakeRay, "wait", lambda self, promises, num_returns, timeout: ([], []))
     with pytest.raises(ExecutorError, match=r"One takes 3 CPUs and 1 GPUs; .* 2 CPUs and 0 GPUs"):
         run_on(fake_ray, None, "a", start_s=0.0, cpus_per_worker=3, gpus_per_worker=1)
+
+
+@pytest.mark.parametrize("scheme", ["", "memory://"])
+def test_a_worker_whose_run_is_gone_writes_no_more(photos, tmp_path, fake_backbone, scheme):
+    place = f"{scheme}{tmp_path}/store"
+    extract(photos, place)
+    store, references = EmbeddingStore(place), list_images(photos)
+    backbone = LazyBackbone(BackboneSpec.from_dict(store.spec, place), "cpu")
+    shards = [
+        Shard(f"part-00001{i}.parquet", [one._replace(image=f"{i}.png")])
+        for i, one in enumerate(references[:2])
+    ]
+    with store.lock():
+        recipe = WorkerRecipe(place, mark_of(place), backbone, references)
+        worker = recipe(lambda done, n: None)
+        assert len(list(worker.run(shards[:1]))) == 1
+    with pytest.raises(StoreError, match="holds it no more"), store.lock():
+        list(worker.run(shards[1:]))
+    assert shards[1].part not in store.parts()
+    with pytest.raises(StoreError, match="can't be seen from it"):
+        recipe(lambda done, n: None)
+
+
+def test_images_that_a_worker_does_not_see_are_told(photos, tmp_path, fake_backbone):
+    extract(photos, tmp_path / "store")
+    store = EmbeddingStore(tmp_path / "store")
+    gone = [one._replace(path=f"/nowhere{one.path}") for one in list_images(photos)]
+    recipe = WorkerRecipe(str(store.path), mark_of(store.path), LazyBackbone(SPEC, "cpu"), gone)
+    with pytest.raises(ImagesError, match="images can't be read from it; for example '/nowhere/"):
+        recipe(lambda done, n: None)
 
 
 def test_equal_bytes_get_one_embedding(tmp_path):
@@ -550,14 +602,6 @@ def test_a_table_in_many_files_is_predicted_as_it_is_locally(cluster, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_store_that_workers_do_not_see_is_told(cluster, images, tmp_path, monkeypatch):
-    monkeypatch.setattr("twostage.extraction.mark_of", lambda files: "held elsewhere")
-    with pytest.raises(ExecutorError, match=r"can't be seen from it.*folder that all nodes share"):
-        extract_on(cluster, images, tmp_path / "store")
-    assert not (tmp_path / "store").exists()
-
-
-@pytest.mark.slow
 def test_weights_that_a_node_does_not_have_are_told(cluster, images, tmp_path, monkeypatch):
     def gone(self, device):
         other = elsewhere(self, device)
@@ -570,11 +614,4 @@ def test_weights_that_a_node_does_not_have_are_told(cluster, images, tmp_path, m
     elsewhere = LazyBackbone.elsewhere
     monkeypatch.setattr(LazyBackbone, "elsewhere", gone)
     with pytest.raises(ExecutorError, match=r"can't start: .*/nowhere/weights.h5"):
-        extract_on(cluster, images, tmp_path / "store")
-
-
-@pytest.mark.slow
-def test_another_version_on_a_node_is_told(cluster, images, tmp_path, monkeypatch):
-    monkeypatch.setattr(ray_executor, "__version__", "99.0")
-    with pytest.raises(ExecutorError, match=r"has twostage .*; this is twostage 99\.0"):
         extract_on(cluster, images, tmp_path / "store")

@@ -30,7 +30,8 @@ class WorkerRecipe:
     store : str
         Where the store is, from wherever one looks.
     mark : str
-        What its lock says: another folder of that path, on another machine, has another one.
+        What its lock says: that of another folder of that path, on another machine, or of another
+        run, says something else.
     backbone : LazyBackbone
         Not built yet. It is the store's, engine and precision too.
     samples : sequence of Reference
@@ -87,7 +88,14 @@ class WorkerRecipe:
                 f"the store '{self.store}' can't be seen from it ({found}). Give a folder that all "
                 "nodes share, or a URL (s3://bucket/store)."
             )
-        return EmbeddingStore(self.store)
+        store = EmbeddingStore(self.store)
+        store.before_write = self._check_held
+        return store
+
+    def _check_held(self) -> None:
+        """Raise StoreError once the run is gone: another one may number its parts otherwise."""
+        if mark_of(self.store) != self.mark:
+            raise StoreError(f"The run that held the store '{self.store}' holds it no more.")
 
     def _check_images(self) -> None:
         if self.samples and not any(map(_is_readable, self.samples)):
