@@ -20,7 +20,6 @@ import platform
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -134,13 +133,20 @@ def differences(store: Any, local: Any) -> dict[str, int]:
     return {"n_rows": n_rows, "n_other": n_other, "n_faults": len(ours.verify())}
 
 
-def lose_a_node(cluster: Any, store: Path, lost: list[float]) -> None:
-    """Remove a node, as if its machine failed, once the first part is there."""
-    while not list(store.glob("part-*.parquet")):
-        time.sleep(0.2)
-    node = cluster.worker_nodes.copy().pop()
-    cluster.remove_node(node, allow_graceful=False)
-    lost.append(time.time())
+def run_and_lose_a_node(images: Path, store: Path, cluster: Any, options: dict[str, Any]) -> int:
+    """Extract, and remove a node as if its machine failed when a quarter is done; return when."""
+    from twostage import extract
+
+    lost: list[int] = []
+
+    def watch(n_done: int, n_images: int) -> None:
+        if not lost and n_done >= n_images // 4:
+            lost.append(n_done)
+            node = next(iter(cluster.worker_nodes))
+            cluster.remove_node(node, allow_graceful=False)
+
+    extract(images, store, progress=watch, **options)
+    return lost[0]
 
 
 def compare_stores(images: Path, folder: Path) -> dict[str, Any]:
@@ -158,12 +164,9 @@ def compare_stores(images: Path, folder: Path) -> dict[str, Any]:
         for name, store in (("ray", folder / "ray"), ("S3", f"{place}/store")):
             run(images, store, **on_ray)
             found[name] = differences(store, local)
-        lost: list[float] = []
         store = folder / "lost"
-        killer = threading.Thread(target=lose_a_node, args=(cluster, store, lost), daemon=True)
-        killer.start()
-        run(images, store, **on_ray)
-        found["node lost"] = {**differences(store, local), "n_lost": len(lost)}
+        n_done = run_and_lose_a_node(images, store, cluster, on_ray)
+        found["node lost"] = {**differences(store, local), "lost_after": n_done}
     return found
 
 

@@ -34,7 +34,12 @@ _OBJECT_STORE_BYTES = 1 << 27  # of a cluster of one's own: only records go thro
 _MOST_FAILED_STARTS = 3
 _OF_THIS_MACHINE = ("local", "auto")
 _HINT = "Check the address, that the cluster is up ('ray status' there), and firewalls."
-_QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+# A cluster of one's own reports nothing home, and its workers have no less right to the cores.
+_VARIABLES = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # else each start warns of it
+    "RAY_worker_niceness": "0",
+}
 
 
 @dataclass(frozen=True)
@@ -230,7 +235,7 @@ class _Pool(Generic[S]):
         self._n_failed_starts = 0
         self._answered_s = time.monotonic()  # when any of them was last heard
         self._looked_s = -_LOOK_S
-        self._n_most = 0
+        self._n_most = self._n_announced = 0
         self._n_told = 0
         self.device: str | None = None
         nodes = _alive(ray)
@@ -282,6 +287,7 @@ class _Pool(Generic[S]):
             self._looked_s = now_s
             room = count_room(_alive(self._ray), self._cpus, self._options.gpus_per_worker)
             self._n_most = self._options.ray_workers or max(1, room)
+            self._tell_size()
         while len(self._handles) < self._n_most and self._n_coming < self._backlog.n_free:
             actor = self._actor_class.remote(_environment(self._cpus))
             handle = _Handle(next(self._numbers), actor, now_s)
@@ -289,6 +295,12 @@ class _Pool(Generic[S]):
             self._ask(handle, handle.actor.found.remote("twostage"), self._found)
         if now_s - self._answered_s > self._options.start_s:
             raise ExecutorError(self._late())
+
+    def _tell_size(self) -> None:
+        n_most = min(self._n_most, self._backlog.n_jobs)
+        if n_most > self._n_announced:
+            log.info("Ray starts up to %d workers of %d CPUs each ...", n_most, self._cpus)
+            self._n_announced = n_most
 
     def _ask(
         self, handle: _Handle, promise: Any, then: Callable[[_Handle, Any], list[Any]]
@@ -493,7 +505,7 @@ def _address(given: str | None) -> str:
 
 
 def _import_ray() -> Any:
-    for name, value in _QUIET.items():
+    for name, value in _VARIABLES.items():
         os.environ.setdefault(name, value)
     try:
         import ray
