@@ -79,7 +79,7 @@ def _drawn(folder: Path) -> Iterator[Path]:
 def decode(images: Path) -> Found:
     """Measure reading and decoding alone."""
     from twostage.images.loading import ImageLoader
-    from twostage.images.references import list_images
+    from twostage.images.manifest import list_images
     from twostage.throughput import StageClock
 
     n_threads = joblib.cpu_count()
@@ -288,7 +288,7 @@ def _first_embedding(scratch: Path) -> dict[str, float]:
 def _unchanged(scratch: Path) -> float:
     """Time the command on 100,000 images that a store holds; the store is made up."""
     from twostage import EmbeddingStore
-    from twostage.images.references import list_images
+    from twostage.images.manifest import list_images
 
     images, like = scratch / "many", scratch / "first_use_s"
     images.mkdir()

@@ -103,7 +103,7 @@ class Ours:
     def __init__(self, folder: Path, workspace: Path, weights: str, is_partial: bool, copies: int):
         from twostage.backbones.network import load_trunk
         from twostage.backbones.spec import BackboneSettings
-        from twostage.images.references import list_images
+        from twostage.images.manifest import list_images
         from twostage.labelled import load_labelled
         from twostage.table.files import table_from_folders
         from twostage.targets import prepare_target

@@ -56,6 +56,26 @@ def test_equal_bytes_are_counted_and_are_no_near_duplicates() -> None:
     assert (found.n_equal_rows, found.n_near_pairs) == (2, 0)
 
 
+def test_many_rows_of_equal_bytes_make_no_pairs_among_themselves() -> None:
+    matrix = RNG.normal(size=(300, 16)).astype(np.float32)
+    hashes = [f"h{i}" for i in range(300)]
+    matrix[270:], hashes[270:] = matrix[4], ["h4"] * 30
+    matrix[7] = matrix[4] * 1.01
+    groups = np.where(np.arange(300) >= 270, 4, np.arange(300))
+    found = join_duplicates(a_block(matrix, hashes), groups, 0.95, 5)
+    assert (found.n_equal_rows, found.n_near_pairs) == (31, 1)
+    assert found.groups[7] == found.groups[4] == found.groups[299]
+
+
+def test_pairs_beyond_a_bound_are_told_and_not_joined(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(duplicates, "MOST_PAIRS", 50)
+    monkeypatch.setattr(duplicates, "_BLOCK", 16)
+    matrix = np.repeat(RNG.normal(size=(2, 16)), 30, axis=0).astype(np.float32)
+    found = join_duplicates(a_block(matrix), np.arange(60), 0.95, 5)
+    assert (found.n_near_pairs, found.is_joined) == (50, False)
+    assert str(found.note).startswith("More than 50 pairs of images are nearly equal")
+
+
 def test_off_joins_none() -> None:
     matrix = np.repeat(RNG.normal(size=(15, 16)), 2, axis=0).astype(np.float32)
     found = join_duplicates(a_block(matrix), np.arange(30), None, 5)

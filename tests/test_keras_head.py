@@ -12,7 +12,7 @@ from sklearn.base import clone
 from sklearn.metrics import accuracy_score, log_loss, r2_score
 from tuning import n_graphs
 
-import twostage.heads.keras as module
+import twostage.heads.network_training as module
 from twostage.errors import DataError
 from twostage.features import Features
 from twostage.heads.base import Task
@@ -194,7 +194,7 @@ def test_the_embedding_of_unseen_categories_learns_too():
     embeddings = next(weights for weights in network.weights if weights.shape[0] == 6)
     before = np.array(embeddings)
     y, sees = ((y - y.mean()) / y.std()).astype(np.float32), np.ones((200, 2), bool)
-    module._Training(network, features, y, np.ones(200), sees, 4, rng).run_epoch()
+    module.Training(network, features, y, np.ones(200), sees, 4, rng).run_epoch()
     moved = np.abs(np.array(embeddings) - before).max(axis=1) > 1e-4  # weight decay moves less
     assert moved.tolist() == [True, False, True, True, True, True]
 
@@ -225,7 +225,7 @@ def test_weights_are_relative():
 def test_no_member_sees_a_part_of_a_group_and_each_misses_about_a_fifth():
     _, y = _data("binary", 300)
     groups = np.arange(300) // 6
-    sees = module._rows_seen(y, Task(2), groups, 10)
+    sees = module.rows_seen(y, Task(2), groups, 10)
     for member in sees.T:
         assert not set(groups[member]) & set(groups[~member])
         assert 0.7 < member.mean() < 0.9
@@ -234,7 +234,7 @@ def test_no_member_sees_a_part_of_a_group_and_each_misses_about_a_fifth():
 
 def test_rows_of_one_group_are_all_seen():
     _, y = _data("binary", 300)
-    assert module._rows_seen(y, Task(2), np.zeros(300, int), 5).all()
+    assert module.rows_seen(y, Task(2), np.zeros(300, int), 5).all()
 
 
 def test_early_stopping_keeps_the_best_epoch():
@@ -291,7 +291,7 @@ def test_members_do_not_share_what_they_learn():
     sees = np.ones((120, 3), bool)
     sees[:, 1] = False
     before = [np.array(weights) for weights in network.trainable_weights]
-    training = module._Training(network, features, y.astype(np.int32), np.ones(120), sees, 2, rng)
+    training = module.Training(network, features, y.astype(np.int32), np.ones(120), sees, 2, rng)
     training.run_epoch()
     for old, weights in zip(before, network.trainable_weights, strict=True):
         new, path = np.array(weights), weights.path

@@ -8,7 +8,8 @@ import pytest
 from twostage.fingerprint import hash_bytes
 from twostage.images import loading
 from twostage.images.loading import ImageLoader
-from twostage.images.references import list_images, reference_to
+from twostage.images.manifest import list_images
+from twostage.images.references import reference_to
 from twostage.throughput import StageClock
 
 NOW = 1_700_000_000_000_000_000

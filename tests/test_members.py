@@ -62,6 +62,7 @@ RECIPES = {
     "trees, all parts": Recipe(blocks="raw+pca+probe", many_categories="native"),
     "linear": LinearHead.recipe,
     "network": Recipe("quantile", True, "native", "native", "raw"),
+    "network of words": Recipe("robust", True, "native", "native", "raw", texts="words"),
 }
 
 
@@ -69,7 +70,8 @@ RECIPES = {
 @pytest.mark.parametrize("name", RECIPES)
 def test_features_have_names_and_are_the_same_after_saving(tmp_path, name, n_classes):
     rows = _rows(n_classes=n_classes)
-    columns = _plan(rows).columns
+    texts = ("report",) if RECIPES[name].texts == "words" else ()
+    columns = infer_roles(rows.frame, RoleOverrides(vector=("vector",), text=texts), {})
     encoder, features = FeatureEncoder.fit_transform(rows, columns, RECIPES[name], 0)
     assert len(encoder.feature_names()) == features.n_features == features.matrix().shape[1]
     new = _rows(30, seed=1, n_classes=n_classes)
@@ -78,6 +80,10 @@ def test_features_have_names_and_are_the_same_after_saving(tmp_path, name, n_cla
     expected = encoder.transform(new.frame, new.blocks)
     np.testing.assert_array_equal(again.matrix(), expected.matrix())
     assert again.cardinalities == features.cardinalities == expected.cardinalities
+    assert len(again.texts) == len(features.texts) == len(texts)
+    for one, other in zip(again.texts, expected.texts, strict=True):
+        np.testing.assert_array_equal(one.numbers, other.numbers)
+        assert one.numbers[0, :2].tolist() == [6, 5]  # of equally frequent words, by letters
     if RECIPES[name].fills_missing:
         assert np.isfinite(expected.matrix()).all()
 

@@ -364,3 +364,17 @@ def test_same_seed_gives_the_same_interval_and_another_seed_another():
 )
 def test_a_score_reads_as_value_and_interval(score, text):
     assert str(score) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "written"),
+    [
+        (0.8512, "0.851"),
+        (-0.0005, "-0.001"),
+        (123.4, "123"),
+        (2.34e-5, "2.3e-05"),
+        (1e-17, "0.000"),
+    ],
+)
+def test_scores_are_written_as_people_read_them(value: float, written: str) -> None:
+    assert bootstrap.short(value) == written

@@ -5,15 +5,12 @@ from typing import NamedTuple
 import pyarrow as pa
 import pytest
 
-from twostage.store.planning import make_plan, part_name
+from twostage.images.manifest import Manifest
+from twostage.images.references import Reference
+from twostage.store.planning import Plan, part_name
+from twostage.store.planning import make_plan as plan_of_columns
 
 OLD = 1_600_000_000_000_000_000
-
-
-class Listed(NamedTuple):
-    image: str
-    size_bytes: int | None = 10
-    mtime_ns: int | None = OLD
 
 
 class Row(NamedTuple):
@@ -22,6 +19,14 @@ class Row(NamedTuple):
     mtime_ns: int | None = OLD
     error: str | None = None
     part: str = "part-000000.parquet"
+
+
+def wanted(image: str, size_bytes: int | None = 10, mtime_ns: int | None = OLD) -> Reference:
+    return Reference(image, image, size_bytes, mtime_ns)
+
+
+def make_plan(manifest: list[Reference], index: pa.Table, **options) -> Plan:
+    return plan_of_columns(Manifest.of(manifest), index, **options)
 
 
 def index_of(*rows):
@@ -46,7 +51,7 @@ def test_an_empty_manifest_plans_nothing():
 
 
 def test_new_images_go_into_new_parts_in_their_order():
-    plan = make_plan([Listed("b"), Listed("a")], index_of(), n_parts=0)
+    plan = make_plan([wanted("b"), wanted("a")], index_of(), n_parts=0)
     assert shards_of(plan) == [("part-000000.parquet", ["b", "a"])]
     assert plan.n_unchanged == 0
 
@@ -54,7 +59,7 @@ def test_new_images_go_into_new_parts_in_their_order():
 @pytest.mark.parametrize(("n_images", "sizes"), [(1, [1]), (3, [3]), (4, [3, 1]), (9, [3, 3, 3])])
 def test_new_parts_are_of_shard_size_and_numbered_on(monkeypatch, n_images, sizes):
     monkeypatch.setattr("twostage.store.planning.SHARD_SIZE", 3)
-    manifest = [Listed(str(i)) for i in range(n_images)]
+    manifest = [wanted(str(i)) for i in range(n_images)]
     plan = make_plan(manifest, index_of(), n_parts=7)
     assert [shard.part for shard in plan.shards] == [part_name(7 + i) for i in range(len(sizes))]
     assert [len(shard.images) for shard in plan.shards] == sizes
@@ -66,7 +71,7 @@ def test_a_changed_image_goes_back_into_the_part_that_holds_it():
         Row(image, part=part_name(number))
         for image, number in zip("abcd", (3, 1, 1, 2), strict=True)
     ]
-    manifest = [Listed(image, size_bytes=11) for image in "abce"] + [Listed("d")]
+    manifest = [wanted(image, size_bytes=11) for image in "abce"] + [wanted("d")]
     plan = make_plan(manifest, index_of(*rows), n_parts=4)
     assert shards_of(plan) == [
         (part_name(4), ["e"]),
@@ -77,21 +82,21 @@ def test_a_changed_image_goes_back_into_the_part_that_holds_it():
 
 
 def test_images_that_are_not_asked_for_stay_out():
-    plan = make_plan([Listed("a")], index_of(Row("a"), Row("b", mtime_ns=None)), n_parts=1)
+    plan = make_plan([wanted("a")], index_of(Row("a"), Row("b", mtime_ns=None)), n_parts=1)
     assert (plan.shards, plan.n_unchanged) == ([], 1)
 
 
 @pytest.mark.parametrize(
     ("listed", "row", "expected"),
     [
-        (Listed("a"), Row("a"), False),
-        (Listed("a", size_bytes=11), Row("a"), True),
-        (Listed("a", mtime_ns=OLD + 1), Row("a"), True),
-        (Listed("a", mtime_ns=OLD - 1), Row("a"), True),
-        (Listed("a"), Row("a", mtime_ns=None), True),
-        (Listed("a", mtime_ns=0), Row("a", mtime_ns=0), True),
-        (Listed("a", mtime_ns=None), Row("a", mtime_ns=None), True),
-        (Listed("a", size_bytes=0), Row("a", size_bytes=0), False),
+        (wanted("a"), Row("a"), False),
+        (wanted("a", size_bytes=11), Row("a"), True),
+        (wanted("a", mtime_ns=OLD + 1), Row("a"), True),
+        (wanted("a", mtime_ns=OLD - 1), Row("a"), True),
+        (wanted("a"), Row("a", mtime_ns=None), True),
+        (wanted("a", mtime_ns=0), Row("a", mtime_ns=0), True),
+        (wanted("a", mtime_ns=None), Row("a", mtime_ns=None), True),
+        (wanted("a", size_bytes=0), Row("a", size_bytes=0), False),
     ],
 )
 def test_only_equal_size_and_a_trusted_equal_time_save_a_look(listed, row, expected):
@@ -99,7 +104,7 @@ def test_only_equal_size_and_a_trusted_equal_time_save_a_look(listed, row, expec
 
 
 def test_a_file_that_is_gone_leaves_its_row_as_it_is():
-    gone = Listed("a", None, None)
+    gone = wanted("a", None, None)
     assert not is_looked_at(gone, Row("a"))
     assert not is_looked_at(gone, Row("a"), verify=True)
 
@@ -107,23 +112,23 @@ def test_a_file_that_is_gone_leaves_its_row_as_it_is():
 @pytest.mark.parametrize("retry_errors", [False, True])
 def test_a_read_error_is_tried_again_once_there_is_a_file(retry_errors):
     row = Row("a", error="read: no such file")
-    assert is_looked_at(Listed("a"), row, retry_errors=retry_errors)
-    assert not is_looked_at(Listed("a", None, None), row, retry_errors=retry_errors)
+    assert is_looked_at(wanted("a"), row, retry_errors=retry_errors)
+    assert not is_looked_at(wanted("a", None, None), row, retry_errors=retry_errors)
 
 
 def test_a_decode_error_is_tried_again_only_when_asked_or_changed():
     row = Row("a", error="decode: truncated")
-    assert not is_looked_at(Listed("a"), row)
-    assert is_looked_at(Listed("a"), row, retry_errors=True)
-    assert is_looked_at(Listed("a", size_bytes=11), row)
+    assert not is_looked_at(wanted("a"), row)
+    assert is_looked_at(wanted("a"), row, retry_errors=True)
+    assert is_looked_at(wanted("a", size_bytes=11), row)
 
 
 def test_retrying_errors_leaves_fine_rows_alone():
-    assert not is_looked_at(Listed("a"), Row("a"), retry_errors=True)
+    assert not is_looked_at(wanted("a"), Row("a"), retry_errors=True)
 
 
 def test_verify_trusts_no_size_and_time():
-    assert is_looked_at(Listed("a"), Row("a"), verify=True)
+    assert is_looked_at(wanted("a"), Row("a"), verify=True)
 
 
 def test_part_names_sort_as_their_numbers():

@@ -39,7 +39,7 @@ from twostage.executors.ray import (
     count_room,
 )
 from twostage.extraction import ExtractionOptions, extract
-from twostage.images.references import list_images
+from twostage.images.manifest import list_images
 from twostage.remote_worker import WorkerRecipe
 from twostage.store.agreement import settle
 from twostage.store.locking import mark_of

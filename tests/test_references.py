@@ -6,11 +6,11 @@ import sys
 import pytest
 
 from twostage.errors import ImagesError, UsageError
+from twostage.images.manifest import list_images
 from twostage.images.references import (
     canonical_name,
     check_folder,
     find_images,
-    list_images,
     match_names,
     reference_to,
 )

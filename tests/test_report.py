@@ -689,9 +689,10 @@ def test_the_map_is_by_umap_where_it_is_installed(
 
 
 def test_numbers_are_written_without_a_minus_before_zeros() -> None:
-    assert [number(x) for x in (-0.0001, -0.0, -0.0006, 0.5)] == [
+    assert [number(x) for x in (-1e-16, -0.0, -0.0001, -0.0006, 0.5)] == [
         "0.000",
         "0.000",
+        "−0.0001",
         "−0.001",
         "0.500",
     ]

@@ -50,6 +50,19 @@ def test_texts_of_alike_words_are_alike():
     assert np.dot(dress, same) > 10 * abs(np.dot(dress, shoes))
 
 
+def test_stop_words_are_left_out_alone_and_in_pairs(tmp_path):
+    encoder, _ = _fit(TEXTS, stop_words=["a", "the", "are", "dress"])
+    words = set(encoder.vectorizer.vocabulary_)
+    assert words == {"red", "blue", "shoes", "ill", "fitting"} | {
+        *("shoes red", "ill fitting", "fitting blue", "blue shoes")
+    }
+    encoder.save(tmp_path, "text-0")
+    loaded = TextEncoder.load(tmp_path, "text-0")
+    texts = pd.Series(["the dress", "the red shoes"])
+    np.testing.assert_array_equal(_components(loaded, texts), _components(encoder, texts))
+    assert not _components(loaded, texts)[0].any()
+
+
 def test_new_words_are_zeros():
     encoder, _ = _fit(TEXTS)
     assert not _components(encoder, pd.Series(["completely unheard-of"])).any()

@@ -197,6 +197,7 @@ def benchmark(
     places = _named_stores([stores] if isinstance(stores, str | os.PathLike) else stores)
     seen_by_heads = choose_features(features, table, base, bool(places))
     arms = make_arms(base, _named_heads(heads), seen_by_heads, list(places))
+    base = base.for_head(base.head)
     data = gather(table, base, arms, places, near_duplicates, n_folds)
     used = choose_metrics(metrics, data.target, base.log_target)
     may_train = np.isin(np.arange(len(table)), trainable_rows(data, base))

@@ -14,6 +14,7 @@ from scipy.special import ndtr, stdtrit
 N_RESAMPLES = 2000
 MIN_GROUPS = 20  # a bootstrap of fewer draws claims a certainty that is not there
 LEVEL = 0.95
+_ROUNDING = 1e-12  # what a difference of equal scores may leave
 _MAX_CELLS = 100_000  # of a weight matrix: what stays in a processor's cache is 3 times as fast
 
 Statistic = Callable[[np.ndarray], np.ndarray]
@@ -47,8 +48,11 @@ class Score:
 
 
 def short(value: float) -> str:
-    """Write a score as people read it: three decimals, or none from 100 on."""
-    return f"{value:.3f}" if abs(value) < 100 else f"{value:,.0f}"
+    """Write a score as people read it: three decimals, none from 100 on, two digits if tiny."""
+    if abs(value) >= 100:
+        return f"{value:,.0f}"
+    is_tiny = _ROUNDING < abs(value) < 0.0005  # an error in metres of what is measured in microns
+    return f"{value:.2g}" if is_tiny else f"{value:.3f}"
 
 
 def bootstrap(

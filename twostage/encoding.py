@@ -1,7 +1,7 @@
 """From rows to a head's features, by its recipe: table columns, texts, vectors and embeddings."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -10,11 +10,11 @@ import pandas as pd
 
 from twostage.blocks import BlockEncoder
 from twostage.errors import DataError
-from twostage.features import Features
+from twostage.features import Features, Tokens
 from twostage.joins import ImageBlock, embedding_names
 from twostage.opening.files import read_json
 from twostage.opening.records import checked
-from twostage.recipes import Recipe
+from twostage.recipes import WORDS, Recipe
 from twostage.ridge import outputs_of
 from twostage.rows import TrainingRows
 from twostage.saving import to_json
@@ -22,7 +22,9 @@ from twostage.splits import covering_folds
 from twostage.table.encoding import TableEncoder
 from twostage.table.roles import TEXT, VECTOR, Column
 from twostage.table.text import TextEncoder
+from twostage.table.tokens import stop_words_of
 from twostage.table.vectors import vectors_in
+from twostage.table.words import WordEncoder
 
 _RECORD = "encoding.json"
 _TABLE_FOLDER = "table"
@@ -36,6 +38,7 @@ class _Record:
     widths: dict[str, int]
     counts: dict[str, str]
     blocks: dict[str, dict[str, Any]]
+    words: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -47,7 +50,7 @@ class FeatureEncoder:
     table : TableEncoder
         Of numbers, categories and dates.
     texts : dict of str to TextEncoder
-        By column.
+        By column, for heads that see components of texts.
     widths : dict of str to int
         Of each block, by column: images, then vectors, then texts.
     blocks : dict of str to BlockEncoder
@@ -55,6 +58,8 @@ class FeatureEncoder:
     counts : dict of str to str
         Image columns whose number of images is a feature ("n_images"), or whether there is any
         ("has_image"): where that differs between rows.
+    words : dict of str to WordEncoder
+        By column, for heads that read texts.
     """
 
     table: TableEncoder
@@ -62,6 +67,7 @@ class FeatureEncoder:
     widths: dict[str, int]
     blocks: dict[str, BlockEncoder]
     counts: dict[str, str]
+    words: dict[str, WordEncoder]
 
     @classmethod
     def fit_transform(
@@ -111,16 +117,22 @@ class FeatureEncoder:
             random_state=random_state,
         )
         beside = [encoded, *_counted(rows.blocks, counts)]
-        for column in columns:
-            if column.role == TEXT:
-                texts[column.name], matrices[column.name], scores = TextEncoder.fit_transform(
-                    rows.frame[column.name],
-                    outputs_of(rows.y, rows.n_classes),
-                    folds,
-                    random_state=random_state,
-                    sample_weight=rows.sample_weight,
-                )
-                beside.append(scores)
+        of_text = [column.name for column in columns if column.role == TEXT]
+        reads_words = recipe.texts == WORDS
+        stop_words = stop_words_of(recipe.stop_words)
+        words, tokens = _fit_words(
+            rows.frame[of_text if reads_words else []], stop_words, recipe.word_vectors
+        )
+        for name in [] if reads_words else of_text:
+            texts[name], matrices[name], scores = TextEncoder.fit_transform(
+                rows.frame[name],
+                outputs_of(rows.y, rows.n_classes),
+                folds,
+                random_state=random_state,
+                sample_weight=rows.sample_weight,
+                stop_words=stop_words,
+            )
+            beside.append(scores)
         blocks: dict[str, BlockEncoder] = {}
         found: list[np.ndarray] = []
         n_each = max(1, recipe.n_components // max(1, len(matrices)))
@@ -135,8 +147,9 @@ class FeatureEncoder:
             )
             found += block_features
         widths = {name: matrix.shape[1] for name, matrix in matrices.items()}
-        encoder = cls(table, texts, widths, blocks, counts)
-        return encoder, Features(_stacked(beside), codes, table.cardinalities, tuple(found))
+        encoder = cls(table, texts, widths, blocks, counts, words)
+        features = Features(_stacked(beside), codes, table.cardinalities, tuple(found), tokens)
+        return encoder, features
 
     def transform(self, frame: pd.DataFrame, images: Mapping[str, ImageBlock]) -> Features:
         """Encode rows.
@@ -165,7 +178,8 @@ class FeatureEncoder:
                     f"trained on {self.widths[name]}. Give those of the same backbone."
                 )
             found += encoder.transform(matrix)
-        return Features(_stacked(beside), codes, self.table.cardinalities, tuple(found))
+        tokens = tuple(words.transform(frame[name]) for name, words in self.words.items())
+        return Features(_stacked(beside), codes, self.table.cardinalities, tuple(found), tokens)
 
     def feature_names(self) -> list[str]:
         """Return the name of each feature, in the order of `Features.matrix`."""
@@ -186,6 +200,8 @@ class FeatureEncoder:
         self.table.save(folder / _TABLE_FOLDER)
         for number, text in enumerate(self.texts.values()):
             text.save(folder, f"text-{number}")
+        for number, words in enumerate(self.words.values()):
+            words.save(folder, f"words-{number}")
         record: dict[str, Any] = {
             "texts": list(self.texts),
             "widths": self.widths,
@@ -194,6 +210,7 @@ class FeatureEncoder:
                 name: encoder.save(folder, f"block-{number}")
                 for number, (name, encoder) in enumerate(self.blocks.items())
             },
+            "words": list(self.words),
         }
         (folder / _RECORD).write_text(to_json(record))
 
@@ -215,7 +232,23 @@ class FeatureEncoder:
                 for number, (name, saved) in enumerate(record.blocks.items())
             },
             record.counts,
+            {
+                name: WordEncoder.load(folder, f"words-{number}")
+                for number, name in enumerate(record.words)
+            },
         )
+
+
+def _fit_words(
+    frame: pd.DataFrame, stop_words: frozenset[str], vectors: str | None
+) -> tuple[dict[str, WordEncoder], tuple[Tokens, ...]]:
+    """Learn the words of text columns, and number them."""
+    fitted = {
+        name: WordEncoder.fit_transform(frame[name], stop_words=stop_words, vectors=vectors)
+        for name in frame.columns
+    }
+    encoders = {name: encoder for name, (encoder, _) in fitted.items()}
+    return encoders, tuple(tokens for _, tokens in fitted.values())
 
 
 def _counts(images: Mapping[str, ImageBlock], recipe: Recipe) -> dict[str, str]:

@@ -78,6 +78,8 @@ class _TwoStage(BackboneParameters, BaseEstimator):
         categories: str | None = None,
         image_features: str | None = None,
         n_components: int | None = None,
+        stop_words: PathLike | None = None,
+        word_vectors: PathLike | None = None,
         image_pooling: str = "mean",
         tune: int = 0,
         class_weight: Mapping[Any, float] | str | None = None,
@@ -116,6 +118,8 @@ class _TwoStage(BackboneParameters, BaseEstimator):
         self.categories = categories
         self.image_features = image_features
         self.n_components = n_components
+        self.stop_words = stop_words
+        self.word_vectors = word_vectors
         self.image_pooling = image_pooling
         self.tune = tune
         self.class_weight = class_weight
@@ -341,6 +345,8 @@ class _TwoStage(BackboneParameters, BaseEstimator):
             "many_categories": self.categories,
             "blocks": self.image_features,
             "n_components": self.n_components,
+            "stop_words": _as_text(self.stop_words),
+            "word_vectors": _as_text(self.word_vectors),
         }
         return {name: wish for name, wish in wishes.items() if wish is not None}
 
@@ -407,9 +413,10 @@ class TwoStageClassifier(ClassifierMixin, _TwoStage):
     image_columns : str or sequence of str, optional
         Columns of ``X`` that hold image paths.
     head : str, Head, Blend or scikit-learn estimator, default="lightgbm"
-        The learner: "lightgbm", "keras", "linear", "random-forest", "svm", "blend" (the weighted
-        mean of some that suit the data, see `Blend`), names joined by "+" (blended), a head with
-        settings of your own such as ``LightGBMHead(num_leaves=31)``, or any estimator.
+        The learner: "lightgbm", "keras", "linear", "random-forest", "svm", "joint" (one network
+        with a branch for each kind of column, see `JointHead`), "blend" (the weighted mean of some
+        that suit the data, see `Blend`), names joined by "+" (blended), a head with settings of
+        your own such as ``LightGBMHead(num_leaves=31)``, or any estimator.
         ``head__...`` are its parameters in a search.
     features : {"both", "images", "table"}, default="both"
         What the head may see.
@@ -425,6 +432,11 @@ class TwoStageClassifier(ClassifierMixin, _TwoStage):
         joined by "+"; what suits the head if None.
     n_components : int, optional
         Principal components, where they are used; several image columns share them.
+    stop_words : "english" or path-like, optional
+        Words that texts are read without: scikit-learn's English list, or those of a file.
+    word_vectors : path-like, optional
+        A file of what words mean, for heads that read words to start from: text (GloVe, ``.vec``)
+        or word2vec's binary format, maybe packed.
     image_pooling : {"mean", "max", "first"}, default="mean"
         What becomes of several images in a row.
     tune : int, default=0
@@ -608,6 +620,8 @@ def load_model(
         categories=recipe.get("categories"),
         image_features=recipe.get("blocks"),
         n_components=recipe.get("n_components"),
+        stop_words=recipe.get("stop_words"),
+        word_vectors=recipe.get("word_vectors"),
         image_pooling=settings.image_pooling,
         tune=settings.n_tuned,
         class_weight=settings.class_weight,
@@ -628,6 +642,10 @@ def load_model(
         estimator.set_params(**chosen | {"random_state": settings.random_state})
     estimator._adopt(model)
     return estimator
+
+
+def _as_text(path: PathLike | None) -> str | None:
+    return None if path is None else os.fspath(path)
 
 
 def _names(columns: Any) -> tuple[str, ...]:

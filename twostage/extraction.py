@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import joblib
+import numpy as np
+import pyarrow as pa
 
 from twostage.backbones.devices import DEVICES
 from twostage.backbones.lazy import LazyBackbone
@@ -22,14 +24,17 @@ from twostage.errors import ImagesError, UsageError
 from twostage.executors.local import LocalExecutor
 from twostage.executors.ray import RayExecutor, RayOptions, check_ready
 from twostage.fingerprint import hash_json
+from twostage.images.manifest import Manifest
 from twostage.images.places import open_place
 from twostage.images.references import Reference
+from twostage.lookup import as_mask
 from twostage.pixels import MAX_PIXELS
+from twostage.remote import is_url
 from twostage.remote_worker import WorkerRecipe, condemn, samples_of, split
 from twostage.store.agreement import settle
 from twostage.store.locking import locked, mark_of
 from twostage.store.places import Files, check_folder, delete_files, open_files
-from twostage.store.planning import Shard, make_plan
+from twostage.store.planning import PLANNED_BY, Shard, make_plan
 from twostage.store.store import EmbeddingStore
 from twostage.throughput import StageClock, Throughput
 from twostage.worker import Progress, ShardRecord, ShardWorker, open_loader
@@ -249,9 +254,11 @@ precision, preprocessing
     how = ExtractionOptions(**options)
     files = open_files(store)
     files.check_writable()
+    if how.executor == "ray" and not is_url(os.fspath(images)):
+        images = os.path.abspath(images)  # workers have other working folders
     place, note = open_place(images, bytes_column), None
     if names is None:
-        references = place.list_images()
+        references: Sequence[Reference] = place.manifest()
     else:
         found, note = place.find_images(names)
         references = list({reference.image: reference for reference in found.values()}.values())
@@ -292,16 +299,15 @@ def _embed_into(
 ) -> ExtractionSummary:
     """Embed what the store does not hold, part by part."""
     started = time.perf_counter()
+    manifest = Manifest.of(references)
     if options.on_error == "fail":
-        _check_all_present(references)
+        _check_all_present(manifest)
     if options.executor == "ray" and not EmbeddingStore.exists_at(files):
         check_ready(options.address)  # before a backbone is built in vain
     with _opened(files, backbone, wait=is_cache) as store:
-        if options.executor == "ray":
-            references = list(map(_from_anywhere, references))
         plan = make_plan(
-            references,
-            store.index(),
+            manifest,
+            store.index(PLANNED_BY),
             n_parts=store.next_number(),
             retry_errors=options.retry_errors,
             verify=options.verify,
@@ -309,7 +315,7 @@ def _embed_into(
         run = _run_on_ray if options.executor == "ray" else _run_here
         done = run(store, plan.shards, backbone, options)
         n_computed = sum(record.n_computed for record in done.records)
-        errors = _errors_of(store, references)
+        errors = _errors_of(store, manifest)
         if errors and not is_cache:
             _judge(errors, len(references), options.on_error)
     return ExtractionSummary(
@@ -321,7 +327,7 @@ def _embed_into(
         n_reused=sum(record.n_reused for record in done.records),
         n_unchanged=plan.n_unchanged,
         n_gone=plan.n_gone,
-        n_others=len(store.index()) - len(references),
+        n_others=plan.n_others,
         n_errors=len(errors),
         errors=dict(Counter(errors.values()).most_common()),
         first_error=next(iter(errors), None),
@@ -414,13 +420,6 @@ def _run_on_ray(
     return _Done(records, executor.device, seconds_to_start)
 
 
-def _from_anywhere(reference: Reference) -> Reference:
-    """Return a reference that is the same from another working folder."""
-    if reference.source is not None:
-        return reference
-    return reference._replace(path=os.path.abspath(reference.path))
-
-
 class _NothingReadableError(ImagesError):
     """No image could be read: a store of errors alone is worth nothing."""
 
@@ -465,19 +464,20 @@ def _judge(errors: Mapping[str, str], n_images: int, on_error: str) -> None:
         )
 
 
-def _check_all_present(references: Sequence[Reference]) -> None:
-    missing = [reference for reference in references if reference.size_bytes is None]
-    if missing:
+def _check_all_present(manifest: Manifest) -> None:
+    missing = np.flatnonzero(as_mask(manifest.columns["size_bytes"].is_null()))
+    if len(missing):
+        first = manifest[int(missing[0])]
         raise ImagesError(
-            f"{len(missing)} of {len(references)} images have no file; first: "
-            f"'{missing[0].path}'. Fix the paths, or drop --on-error fail to keep them as rows "
-            "without an embedding."
+            f"{len(missing)} of {len(manifest)} images have no file; first: '{first.path}'. Fix "
+            "the paths, or drop --on-error fail to keep them as rows without an embedding."
         )
 
 
-def _errors_of(store: EmbeddingStore, references: Sequence[Reference]) -> dict[str, str]:
+def _errors_of(store: EmbeddingStore, manifest: Manifest) -> dict[str, str]:
     """Return the error of each image asked for that has one, as the store has them now."""
-    index = store.index()
-    error_of = dict(zip(index["image"].to_pylist(), index["error"].to_pylist(), strict=True))
-    errors = ((reference.image, error_of[reference.image]) for reference in references)
-    return {image: error for image, error in errors if error is not None}
+    failed = store.failed()
+    rows = manifest.rows_of(failed["image"])
+    order = np.argsort(rows, kind="stable")
+    wanted = failed.take(pa.array(order[rows[order] >= 0]))
+    return dict(zip(wanted["image"].to_pylist(), wanted["error"].to_pylist(), strict=True))

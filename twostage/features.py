@@ -1,9 +1,55 @@
 """What a head learns from: the features of rows, in parts that are not copied together unasked."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
+
+NO_WORD, UNKNOWN, FIRST_WORD = 0, 1, 2  # among the numbers of words
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """The texts of a column as numbers of words, for networks that read them.
+
+    Attributes
+    ----------
+    numbers : int32 array of shape (n_rows, length)
+        In order, then 0 where there is no word; 1 is a word unseen or too rare at fit.
+    n_words : int
+        How many numbers there are, 0 and 1 included.
+    vectors : float32 array of shape (n_words, dim) or None
+        What words mean, from elsewhere, to start from.
+    """
+
+    numbers: np.ndarray
+    n_words: int
+    vectors: np.ndarray | None = None
+
+    def take(self, rows: np.ndarray) -> "Tokens":
+        """Return the texts of some rows, by number."""
+        return replace(self, numbers=self.numbers[rows])
+
+
+@dataclass(frozen=True)
+class Steps:
+    """The sequences of a column, padded to one length, for networks that follow them.
+
+    Attributes
+    ----------
+    values : float32 array of shape (n_rows, length, n_channels)
+        Scaled; 0 where a value is missing or padded. A channel with missing values is followed by
+        one that says where.
+    lengths : int32 array of shape (n_rows,)
+        Steps of each row: the others, after them, are padding. 0 where a row has no sequence.
+    """
+
+    values: np.ndarray
+    lengths: np.ndarray
+
+    def take(self, rows: np.ndarray) -> "Steps":
+        """Return the sequences of some rows, by number."""
+        return Steps(self.values[rows], self.lengths[rows])
 
 
 @dataclass(frozen=True)
@@ -23,15 +69,26 @@ class Features:
         Of each column of codes, how many numbers there are, 0 included.
     blocks : tuple of float32 arrays of shape (n_rows, width)
         What the recipe makes of each block, in one or several parts.
+    texts : tuple of Tokens
+        Of each text column, if the recipe wants words; `matrix` leaves them out.
+    sequences : tuple of Steps
+        Of each sequence column, if the recipe wants steps; `matrix` leaves them out.
     """
 
     table: np.ndarray
     codes: np.ndarray
     cardinalities: tuple[int, ...]
     blocks: tuple[np.ndarray, ...]
+    texts: tuple[Tokens, ...] = ()
+    sequences: tuple[Steps, ...] = ()
 
     def __len__(self) -> int:
         return len(self.table)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to learn from."""
+        return self.n_features == 0 and not self.texts and not self.sequences
 
     @property
     def n_features(self) -> int:
@@ -58,6 +115,8 @@ class Features:
             self.codes[rows],
             self.cardinalities,
             tuple(block[rows] for block in self.blocks),
+            tuple(text.take(rows) for text in self.texts),
+            tuple(sequence.take(rows) for sequence in self.sequences),
         )
 
     def matrix(self) -> np.ndarray:

@@ -1,14 +1,14 @@
 """A fitted second stage: how it was asked for, what it learned, and how it predicts."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from twostage.errors import DataError, UsageError, did_you_mean, listed
-from twostage.heads import heads_of, name_of
+from twostage.heads import heads_of, name_of, reads_words
 from twostage.joins import POOLINGS, ImageBlock
 from twostage.members import Member
 from twostage.metrics import Score
@@ -110,6 +110,13 @@ class FitSettings:
             "recipe": dict(self.recipe),
             "class_weight": weights,
         }
+
+    def for_head(self, head: Any) -> "FitSettings":
+        """Return the same settings for a head, but wishes that do not concern it."""
+        recipe = dict(self.recipe)
+        if not reads_words(head):
+            recipe.pop("word_vectors", None)
+        return replace(self, head=head, recipe=recipe)
 
     def reserved(self) -> dict[str, str]:
         """Return the columns that never become features, and what they are."""

@@ -12,7 +12,7 @@ from sklearn.utils.class_weight import compute_sample_weight
 from twostage.blending import blend_weights
 from twostage.errors import DataError, UsageError, listed
 from twostage.fitted import FitSettings, FittedModel, Holdout, Predictor
-from twostage.heads import Task, heads_of, name_of
+from twostage.heads import Task, heads_of, name_of, reads_words
 from twostage.images.references import EXTENSIONS
 from twostage.joins import ImageBlock
 from twostage.members import MemberPlan
@@ -23,7 +23,9 @@ from twostage.splits import holdout, link_groups
 from twostage.table.dates import dates_in, format_of
 from twostage.table.files import require_column
 from twostage.table.numbers import booleans_in, numbers_in
-from twostage.table.roles import BOOLEAN, DATE, IGNORED, NUMERIC, Column, infer_roles
+from twostage.table.roles import BOOLEAN, DATE, IGNORED, NUMERIC, TEXT, Column, infer_roles
+from twostage.table.tokens import stop_words_of
+from twostage.table.word_vectors import check_vectors_file
 from twostage.targets import Target
 from twostage.tuning import check_tunable, tuned
 
@@ -78,6 +80,8 @@ def check_table(frame: pd.DataFrame, settings: FitSettings) -> None:
     DataError
         If a column named in the settings is missing, a column has no values at all, or several
         rows name the same image without a group that keeps them together.
+    UsageError
+        If there are wishes for texts and no column of them.
     """
     for purpose, names in (
         ("target", [settings.target]),
@@ -98,7 +102,9 @@ def check_table(frame: pd.DataFrame, settings: FitSettings) -> None:
         raise DataError(f"Column {listed(empty)} has no values in any row. {fix}.")
     if settings.features != "table":
         _check_repeated_images(frame, settings)
-    for column in tell_roles(frame, settings):
+    columns = tell_roles(frame, settings)
+    _check_there_are_texts(columns, settings)
+    for column in columns:
         values = frame[column.name]
         if column.role == NUMERIC:
             numbers_in(values)
@@ -115,9 +121,13 @@ def check_heads(settings: FitSettings, target: Target) -> None:
     ------
     UsageError
         If a head is not known or can't do the task, a parameter of it or its features can't be as
-        asked for, it has no settings to tune, or the weights of classes don't fit them.
+        asked for, it has no settings to tune, the weights of classes don't fit them, or there are
+        word vectors for heads that read no words.
+    DataError
+        If the file of stop words has none.
     """
     is_classification = target.classes is not None
+    _check_texts(settings)
     for head in heads_of(settings.head):
         head.recipe.changed(**settings.recipe)
         head.check_parameters()
@@ -131,6 +141,29 @@ def check_heads(settings: FitSettings, target: Target) -> None:
             check_tunable(head)
     if settings.class_weight is not None:
         _check_class_weight(settings.class_weight, target)
+
+
+def _check_texts(settings: FitSettings) -> None:
+    stop_words_of(settings.recipe.get("stop_words"))
+    vectors = settings.recipe.get("word_vectors")
+    if vectors is None:
+        return
+    if not reads_words(settings.head):
+        raise UsageError(
+            f"Word vectors are for heads that read words, and '{settings.head_name}' reads none. "
+            "Choose the head joint, or leave word vectors out."
+        )
+    check_vectors_file(vectors)
+
+
+def _check_there_are_texts(columns: Sequence[Column], settings: FitSettings) -> None:
+    """Refuse wishes for texts where there are none, unless texts are not looked at anyway."""
+    wishes = [name for name in ("stop_words", "word_vectors") if name in settings.recipe]
+    if wishes and columns and all(column.role != TEXT for column in columns):
+        raise UsageError(
+            f"There are {' and '.join(wishes).replace('_', ' ')} for texts, and the table has no "
+            "column of text. Name one with --text (text=), or leave them out."
+        )
 
 
 def _check_class_weight(class_weight: Any, target: Target) -> None:
@@ -204,6 +237,7 @@ def fit_model(
     """
     if columns is None:
         columns = tell_roles(rows.frame, settings)
+    _check_there_are_texts(columns, settings)
     if not rows.blocks and all(column.role == IGNORED for column in columns):
         raise DataError(_nothing_left_message(columns))
     kept = _weighted(rows, target, settings)

@@ -1,7 +1,7 @@
 """A member of a fitted model: a head, and the encoder of the features that its recipe asks for."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +64,7 @@ class MemberPlan:
             encoder, features = FeatureEncoder.fit_transform(
                 rows, self.columns, self.recipe, self.task.random_state
             )
-            if features.n_features == 0:
+            if features.is_empty:
                 raise DataError("There are no features to learn from.")
             head = clone(self.head)
             head.fit(features, rows.y, self.task, rows.groups, rows.sample_weight)
@@ -97,11 +97,15 @@ class Member:
         return self._predict(self.encoder.transform(frame, images))
 
     def check_codes(self, frame: pd.DataFrame, images: Mapping[str, ImageBlock]) -> None:
-        """Predict rows of the last categories: a head that does not know them raises something."""
+        """Predict rows of the last categories and words; raise something if there are fewer."""
         encoded = self.encoder.transform(frame, images)
         last = np.array(encoded.cardinalities, np.int32) - 1
         codes = np.tile(last, (len(encoded), 1))
-        self._predict(Features(encoded.table, codes, encoded.cardinalities, encoded.blocks))
+        texts = tuple(
+            replace(text, numbers=np.full_like(text.numbers, text.n_words - 1))
+            for text in encoded.texts
+        )
+        self._predict(replace(encoded, codes=codes, texts=texts))
 
     def _predict(self, features: Features) -> np.ndarray:
         if self.head.task_.is_classification:

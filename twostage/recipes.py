@@ -9,6 +9,9 @@ from twostage.errors import UsageError
 SCALINGS = ("standard", "minmax", "robust", "quantile", "none")
 CATEGORY_ENCODINGS = ("onehot", "ordinal", "target", "native")
 BLOCK_ENCODINGS = ("raw", "pca", "probe")
+COMPONENTS, WORDS = "components", "words"
+TEXT_ENCODINGS = (COMPONENTS, WORDS)
+SEQUENCE_ENCODINGS = ("summary", "steps")
 AUTO = "auto"
 
 
@@ -35,6 +38,14 @@ class Recipe:
         Columns of up to so many categories count as of few.
     has_splines : bool
         Whether numbers enter as splines too, which let a linear head bend.
+    texts : {"components", "words"}
+        What a head sees of a text: its components, a block, and their score; or its words.
+    sequences : {"summary", "steps"}
+        What a head sees of a sequence: numbers that describe each channel, a block; or its steps.
+    stop_words : "english", path or None
+        Words that texts are read without; see `twostage.table.tokens.stop_words_of`.
+    word_vectors : path or None
+        A file of what words mean, for heads that read words; see `twostage.table.word_vectors`.
     """
 
     scaling: str = "none"
@@ -45,12 +56,18 @@ class Recipe:
     n_components: int = 30
     few: int = 30
     has_splines: bool = False
+    texts: str = COMPONENTS
+    sequences: str = "summary"
+    stop_words: str | None = None
+    word_vectors: str | None = None
 
     def __post_init__(self) -> None:
         for name, value, choices in (
             ("scaling", self.scaling, SCALINGS),
             ("categories", self.categories, CATEGORY_ENCODINGS),
             ("many_categories", self.many_categories, CATEGORY_ENCODINGS),
+            ("texts", self.texts, TEXT_ENCODINGS),
+            ("sequences", self.sequences, SEQUENCE_ENCODINGS),
         ):
             if value not in choices:
                 raise UsageError(f"{name} must be one of {', '.join(choices)}; found {value!r}.")

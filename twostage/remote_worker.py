@@ -8,8 +8,8 @@ import joblib
 from twostage.backbones.lazy import LazyBackbone
 from twostage.errors import ImageError, ImagesError, StoreError
 from twostage.executors.ray import ReadyWorker
-from twostage.images.loading import read
-from twostage.images.references import Reference
+from twostage.images.loading import Condemned, read
+from twostage.images.references import Reference, Source
 from twostage.pixels import MAX_PIXELS
 from twostage.store.locking import mark_of
 from twostage.store.planning import Shard
@@ -133,11 +133,10 @@ def split(shard: Shard) -> tuple[Shard, Shard]:
 def condemn(shard: Shard, n_before: int) -> Shard:
     """Let the image of a shard of one be no more decoded; the second time, not even read."""
     (image,) = shard.images
+    source: Source = Condemned(image, f"decode: {_KILLS.format('decode')}")
     if n_before:
-        image = image._replace(source=_Untouchable(image.size_bytes))
-    else:
-        image = image._replace(refused=f"decode: {_KILLS.format('decode')}")
-    return replace(shard, images=[image])
+        source = _Untouchable(image.size_bytes)
+    return replace(shard, images=[image._replace(source=source)])
 
 
 def _is_readable(reference: Reference) -> bool:

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from twostage.cli.fit import listed_images
+from twostage.cli.fit import asked_of_networks, listed_images
 from twostage.cli.live import cells_told
 from twostage.cli.options import (
+    NETWORK,
     STORE,
     TABLE,
     allow_seen_option,
@@ -18,6 +19,7 @@ from twostage.cli.options import (
     group_option,
     image_col_option,
     json_option,
+    network_options,
     quiet_option,
     random_state_option,
     recipe_options,
@@ -56,6 +58,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="Heads to compare, with commas between; each as for --head of fit.",
 )
+@network_options
 @click.option(
     "--features",
     metavar="NAMES",
@@ -151,7 +154,8 @@ def benchmark(
         frame = table_from_folders(listed_images(stores[0], None))
     else:
         frame = read_table(str(table))
-    settings = dict(vars(fit_settings(options | _AS_IN_FIT, target_from_folder)))
+    common = options | _AS_IN_FIT | dict.fromkeys(NETWORK)
+    settings = dict(vars(fit_settings(common, target_from_folder)))
     for name in ("head", "features", "n_jobs"):
         del settings[name]
     given = [name for name in (options["features"] or "").split(",") if name]
@@ -160,7 +164,7 @@ def benchmark(
             stores,
             output,
             table=frame,
-            heads=_names(options["heads"]),
+            heads=_heads(options),
             features=given or None,
             metrics=_names(options["metrics"] or ""),
             n_folds=options["n_folds"] or 5,
@@ -254,16 +258,18 @@ def _row_lines(found: "Benchmark") -> list[str]:
 
 def _arm_lines(found: "Benchmark") -> list[str]:
     """Return a table of the arms: score, interval, costs."""
+    from twostage.bootstrap import short
+
     summary = found.summary
     metric = str(summary["metric"].iloc[0])
     header = ["arm", metric, "95% interval", "fit", "predict/row", "model"]
     rows = [header]
     for arm in summary.to_dict("records"):
         low, high = arm["low"], arm["high"]
-        interval = "of one fold" if isnan(low) else f"{_number(low)} to {_number(high)}"
+        interval = "of one fold" if isnan(low) else f"{short(low)} to {short(high)}"
         cost = (f"{arm['fit_seconds']:.1f} s", f"{arm['predict_us_per_row']:.0f} us")
         size = _size(arm["model_bytes"])
-        rows.append([arm["arm"], _number(arm["value"]), interval, *cost, size])
+        rows.append([arm["arm"], short(arm["value"]), interval, *cost, size])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     padded = ([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])] for row in rows)
     return ["  ".join(cells) for cells in padded]
@@ -271,6 +277,8 @@ def _arm_lines(found: "Benchmark") -> list[str]:
 
 def _importance_lines(found: "Benchmark") -> list[str]:
     """Tell what is worth the most to the first head, where it sees the most."""
+    from twostage.bootstrap import short
+
     told = found.importance
     first = [arm for arm in found.run["arms"] if arm["head"] == found.run["arms"][0]["head"]]
     richest = sorted(first, key=lambda arm: arm["features"] != "both")
@@ -279,7 +287,7 @@ def _importance_lines(found: "Benchmark") -> list[str]:
         return []
     of_arm = told[told["arm"] == names[0]].to_dict("records")
     metric = str(found.summary["metric"].iloc[0])
-    parts = [f"{one['name']} {_number(one['value'])}{_within(one)}" for one in of_arm[:_N_TOP]]
+    parts = [f"{one['name']} {short(one['value'])}{_within(one)}" for one in of_arm[:_N_TOP]]
     more = f"; {len(of_arm) - _N_TOP} more in importance.parquet" if len(of_arm) > _N_TOP else ""
     line = f"Worth to '{names[0]}', in {metric}: {', '.join(parts)}{more}."
     how = found.run["permutations"]
@@ -292,11 +300,9 @@ def _importance_lines(found: "Benchmark") -> list[str]:
 
 
 def _within(one: dict[str, Any]) -> str:
-    return "" if isnan(one["low"]) else f" ({_number(one['low'])} to {_number(one['high'])})"
+    from twostage.bootstrap import short
 
-
-def _number(value: float) -> str:
-    return f"{value:.3f}" if abs(value) < 100 else f"{value:,.0f}"
+    return "" if isnan(one["low"]) else f" ({short(one['low'])} to {short(one['high'])})"
 
 
 def _size(n_bytes: float) -> str:
@@ -316,6 +322,17 @@ def _record(found: "Benchmark") -> dict[str, Any]:
         "n_cells_computed": found.n_computed,
         "seconds": found.run["seconds"],
     }
+
+
+def _heads(options: dict[str, Any]) -> dict[str, Any]:
+    """Return heads by name, those that are networks of several inputs as asked for in detail."""
+    from twostage.heads import make_head
+
+    asked, names = asked_of_networks(options), _names(options["heads"])
+    if not asked:
+        return dict(zip(names, names, strict=True))
+    networks = [name for name in names if "joint" in name.split("+")] or names
+    return {name: make_head(name, **asked) if name in networks else name for name in names}
 
 
 def _names(text: str) -> list[str]:

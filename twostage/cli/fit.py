@@ -8,6 +8,7 @@ import click
 
 from twostage.cli.options import (
     IMAGES,
+    NETWORK,
     PLACES,
     STORE,
     TABLE,
@@ -17,6 +18,7 @@ from twostage.cli.options import (
     group_option,
     image_col_option,
     json_option,
+    network_options,
     quiet_option,
     random_state_option,
     recipe_options,
@@ -75,10 +77,11 @@ _OF_BACKBONE = (
     metavar="NAME",
     default="lightgbm",
     show_default=True,
-    help="lightgbm, keras, linear, random-forest, svm, or blend: of linear, lightgbm and, up to "
-    "10,000 rows, svm; for more than 20 classes of linear and keras. Names joined by + are "
-    "blended.",
+    help="lightgbm, keras, linear, random-forest, svm, joint: one network with a branch for each "
+    "kind of column, texts and sequences too; or blend: of linear, lightgbm and, up to 10,000 "
+    "rows, svm; for more than 20 classes of linear and keras. Names joined by + are blended.",
 )
+@network_options
 @tune_option
 @task_options
 @click.option(
@@ -360,7 +363,7 @@ def fit_settings(options: dict[str, Any], target_from_folder: bool) -> "FitSetti
         target=FOLDER_COLUMN if target_from_folder else options["target"],
         image_columns=(IMAGE_COLUMN,) if target_from_folder else options["image_col"],
         group=options["group"],
-        head=options["head"],
+        head=_head(options),
         task=options["task"],
         features=options["features"],
         log_target=options["log_target"],
@@ -379,6 +382,19 @@ def fit_settings(options: dict[str, Any], target_from_folder: bool) -> "FitSetti
     )
 
 
+def _head(options: dict[str, Any]) -> Any:
+    """Return the head by name, or as it was asked for in detail."""
+    from twostage.heads import make_head
+
+    asked = asked_of_networks(options)
+    return make_head(options["head"], **asked) if asked else options["head"]
+
+
+def asked_of_networks(options: dict[str, Any]) -> dict[str, Any]:
+    """Return the parameters of networks of several inputs that were given."""
+    return {name: options[name] for name in NETWORK if options[name] is not None}
+
+
 def _recipe(options: dict[str, Any]) -> dict[str, Any]:
     wishes = {
         "scaling": options["scaling"],
@@ -386,6 +402,8 @@ def _recipe(options: dict[str, Any]) -> dict[str, Any]:
         "many_categories": options["categories"],
         "blocks": options["image_features"],
         "n_components": options["components"],
+        "stop_words": options["stop_words"],
+        "word_vectors": options["word_vectors"],
     }
     return {name: wish for name, wish in wishes.items() if wish is not None}
 

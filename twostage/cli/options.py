@@ -176,6 +176,28 @@ role_options = together(
     click.option("--ignore", multiple=True, metavar="COL", help="Leave it out."),
 )
 
+NETWORK = ("fusion", "text_encoder", "sequence_encoder")  # parameters of the head joint
+network_options = together(
+    click.option(
+        "--fusion",
+        type=click.Choice(["concat", "repeat", "attention"]),
+        help="How the head joint lets sequences meet the other columns: side by side (its "
+        "default); what comes of the others repeated at each step; or attention on the steps, with "
+        "the others as its context.",
+    ),
+    click.option(
+        "--text-encoder",
+        type=click.Choice(["average", "lstm"]),
+        help="What the head joint makes of the words of a text: the average of their vectors, and "
+        "the maximum (its default), or what a bidirectional LSTM reads.",
+    ),
+    click.option(
+        "--sequence-encoder",
+        type=click.Choice(["lstm", "gru", "cnn"]),
+        help="What the head joint reads sequences with; lstm by default.",
+    ),
+)
+
 recipe_options = together(
     click.option(
         "--scaling",
@@ -198,6 +220,19 @@ recipe_options = together(
         type=click.IntRange(1),
         metavar="N",
         help="Principal components, of pca, of all image columns together.",
+    ),
+    click.option(
+        "--stop-words",
+        metavar="english|FILE",
+        help="Words that texts are read without: scikit-learn's English list, or those of a text "
+        "file; by default none.",
+    ),
+    click.option(
+        "--word-vectors",
+        type=click.Path(exists=True, dir_okay=False),
+        metavar="FILE",
+        help="What words mean, for the head joint to start from: a text file with a word and its "
+        "numbers in each line (GloVe, .vec), or word2vec's binary format, maybe packed (.gz).",
     ),
     click.option(
         "--image-pooling",

@@ -6,6 +6,7 @@ from typing import Any
 
 from twostage.errors import UsageError, listed
 from twostage.fitted import FEATURES, FitSettings
+from twostage.heads import reads_words
 
 TABLE, IMAGES, BOTH = "table", "images", "both"
 
@@ -46,7 +47,7 @@ def make_arms(
     Parameters
     ----------
     base : FitSettings
-        What all have in common.
+        What all have in common; what concerns some heads only is left out for the others.
     heads : mapping of str to object
         Heads by name.
     features : sequence of {"table", "images", "both"}
@@ -60,11 +61,16 @@ def make_arms(
         unknown = [one for one in given if known is not None and one not in known]
         if unknown:
             raise UsageError(f"Unknown features {listed(unknown)}. They are table, images, both.")
+    if "word_vectors" in base.recipe and not any(map(reads_words, heads.values())):
+        raise UsageError(
+            "Word vectors are for heads that read words, and none of these does. Compare the head "
+            "joint too, or leave word vectors out."
+        )
     arms = []
     for head, learner in heads.items():
         for what in dict.fromkeys(features):
             for store in [""] if what == TABLE else stores:
                 name = f"{head}, {what}" + (f", {store}" if store and len(stores) > 1 else "")
-                settings = replace(base, head=learner, features=what)
+                settings = replace(base.for_head(learner), features=what)
                 arms.append(Arm(name, head, what, store, settings))
     return arms

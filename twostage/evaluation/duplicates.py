@@ -14,6 +14,7 @@ from twostage.splits import link_groups
 # 2,328 skin lesions: 0.81. MobileNetV2, ImageNet weights.
 NEARLY_EQUAL = 0.95
 MOST_ROWS = 100_000  # every pair is looked at: a minute or so
+MOST_PAIRS = 2_000_000  # beyond which likeness tells nothing, and pairs would fill the memory
 _BLOCK = 2048  # rows: 16 MB of similarities at once
 
 
@@ -69,6 +70,13 @@ def join_duplicates(
     if not len(pairs):
         return Duplicates(groups, n_equal)
     n_pairs, n_near = len(pairs), len(np.unique(pairs))
+    if n_pairs >= MOST_PAIRS:
+        note = (
+            f"More than {MOST_PAIRS:,} pairs of images are nearly equal: the backbone hardly tells "
+            "them apart. They were not joined. Raise the threshold (--near-duplicates), or use "
+            "trained weights."
+        )
+        return Duplicates(groups, n_equal, n_pairs, n_near, False, note)
     joined = join_groups(groups, pairs)
     largest, before = (int(np.bincount(one).max()) for one in (joined, groups))
     if largest > max(len(groups) / n_folds, before):
@@ -91,7 +99,9 @@ def join_groups(groups: np.ndarray, pairs: np.ndarray) -> np.ndarray:
 
 
 def pairs_alike(blocks: Mapping[str, ImageBlock], threshold: float) -> np.ndarray:
-    """Find the pairs of rows with nearly equal images of different bytes.
+    """Find the pairs of rows with nearly equal images of different bytes, up to `MOST_PAIRS`.
+
+    Of rows with images of equal bytes the first stands for all.
 
     Parameters
     ----------
@@ -105,11 +115,20 @@ def pairs_alike(blocks: Mapping[str, ImageBlock], threshold: float) -> np.ndarra
     int array of shape (n_pairs, 2)
         The smaller row number first.
     """
-    found = np.concatenate([near_pairs(block.matrix, threshold) for block in blocks.values()])
-    pairs = np.unique(found, axis=0)
+    found = [_pairs_of_contents(block, threshold) for block in blocks.values()]
+    pairs = np.unique(np.concatenate(found), axis=0)
     hashes = {int(row): _hashes(blocks, row) for row in np.unique(pairs)}
     is_other = [hashes[one].isdisjoint(hashes[other]) for one, other in pairs.tolist()]
     return np.asarray(pairs[np.array(is_other, bool)])
+
+
+def _pairs_of_contents(block: ImageBlock, threshold: float) -> np.ndarray:
+    """Find the pairs in a column, of which rows of equal bytes would make a great many."""
+    first_of: dict[tuple[str, ...], int] = {}
+    for row, hashes in enumerate(block.content_hashes):
+        first_of.setdefault(tuple(hashes), row)
+    rows = np.fromiter(first_of.values(), np.int64, len(first_of))
+    return np.asarray(rows[near_pairs(block.matrix[rows], threshold)])
 
 
 def near_pairs(matrix: np.ndarray, threshold: float) -> np.ndarray:
@@ -125,7 +144,7 @@ def near_pairs(matrix: np.ndarray, threshold: float) -> np.ndarray:
     Returns
     -------
     int array of shape (n_pairs, 2)
-        The smaller row number first. Memory is bounded, but for the pairs themselves.
+        The smaller row number first; no more than `MOST_PAIRS`.
     """
     rows = np.flatnonzero(np.isfinite(matrix).all(axis=1))
     if len(rows) < 2:
@@ -133,7 +152,12 @@ def near_pairs(matrix: np.ndarray, threshold: float) -> np.ndarray:
     directions = matrix[rows] - matrix[rows].mean(axis=0, dtype=np.float64).astype(np.float32)
     lengths = np.linalg.norm(directions, axis=1, keepdims=True)
     directions /= np.maximum(lengths, np.finfo(np.float32).tiny)
-    return np.asarray(rows[np.concatenate(list(_pairs_by_block(directions, threshold)))])
+    found: list[np.ndarray] = []
+    for pairs in _pairs_by_block(directions, threshold):
+        found.append(pairs)
+        if sum(map(len, found)) >= MOST_PAIRS:
+            break
+    return np.asarray(rows[np.concatenate(found)[:MOST_PAIRS]])
 
 
 def _pairs_by_block(directions: np.ndarray, threshold: float) -> Iterator[np.ndarray]:

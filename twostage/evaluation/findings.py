@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
 
+from twostage.bootstrap import short
 from twostage.evaluation.arms import BOTH, IMAGES, TABLE, Arm
 from twostage.intervals import FoldPrediction, cross_validated_difference
 from twostage.metrics import Metric, Score
@@ -100,13 +101,13 @@ def _images_sentence(arm: Arm, against: Arm, name: str, score: Score, is_error: 
     is_gain, size = _sized(score, is_error)
     if arm.features == IMAGES:
         what = f"images alone are {'better' if is_gain else 'worse'} than the table by"
-        said = f"{what} {_short(size.value)} {name}"
+        said = f"{what} {short(size.value)} {name}"
     elif is_error:
         what = "lower" if is_gain else "raise"
-        said = f"images {what} the table's {name} by {_short(size.value)}"
+        said = f"images {what} the table's {name} by {short(size.value)}"
     else:
         what, preposition = ("add", "to") if is_gain else ("take", "from")
-        said = f"images {what} {_short(size.value)} {name} {preposition} the table"
+        said = f"images {what} {short(size.value)} {name} {preposition} the table"
     return f"With {arm.head}{_of_store(arm)}, {said}{_certainty(size)}"
 
 
@@ -124,7 +125,7 @@ _SENTENCES = {"images": _images_sentence, "heads": _heads_sentence, "stores": _s
 def _versus(one: str, other: str, where: str, name: str, score: Score, is_error: bool) -> str:
     is_gain, size = _sized(score, is_error)
     better, worse = (one, other) if is_gain else (other, one)
-    said = f"{better} does better than {worse}{where} by {_short(size.value)} {name}"
+    said = f"{better} does better than {worse}{where} by {short(size.value)} {name}"
     return f"{said}{_certainty(size)}"
 
 
@@ -140,12 +141,8 @@ def _certainty(size: Score) -> str:
     """Return the interval in words, and whether chance alone could do that."""
     if not isfinite(size.low + size.high):
         return "; of one fold there is no interval."
-    interval = f" (95% interval {_short(size.low)} to {_short(size.high)})"
+    interval = f" (95% interval {short(size.low)} to {short(size.high)})"
     return f"{interval}: that may be chance." if size.low <= 0 else f"{interval}."
-
-
-def _short(value: float) -> str:
-    return f"{value:.3f}" if abs(value) < 100 else f"{value:,.0f}"
 
 
 def _of_store(arm: Arm) -> str:

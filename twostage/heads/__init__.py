@@ -3,6 +3,7 @@
 A new head is one file and one row here; see `twostage.heads.base.Head` and docs/extending.md.
 """
 
+from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 
@@ -11,6 +12,7 @@ from sklearn.base import clone
 from twostage.errors import UsageError, did_you_mean
 from twostage.heads.base import Head, Task
 from twostage.heads.blend import Blend
+from twostage.recipes import WORDS
 
 OWN_ESTIMATOR = "scikit"  # what a scikit-learn estimator of the user's is called
 _CLASSES = {
@@ -19,9 +21,10 @@ _CLASSES = {
     "linear": ("linear", "LinearHead"),
     "random-forest": ("forest", "ForestHead"),
     "svm": ("svm", "SVMHead"),
+    "joint": ("joint", "JointHead"),
     OWN_ESTIMATOR: ("scikit", "ScikitHead"),
 }
-HEADS = ("lightgbm", "keras", "linear", "random-forest", "svm", "blend")
+HEADS = ("lightgbm", "keras", "linear", "random-forest", "svm", "joint", "blend")
 __all__ = [
     "HEADS",
     "OWN_ESTIMATOR",
@@ -32,6 +35,7 @@ __all__ = [
     "heads_of",
     "make_head",
     "name_of",
+    "reads_words",
 ]
 
 
@@ -41,14 +45,46 @@ def head_class(name: str) -> Any:
     return getattr(import_module(f"twostage.heads.{module}"), attribute)
 
 
-def make_head(name: str) -> Head | Blend:
+def make_head(name: str, **parameters: Any) -> Head | Blend:
     """Make an unfitted head from its name; names joined by ``+`` make a blend.
+
+    Parameters
+    ----------
+    name : str
+        Of a head, or several.
+    **parameters
+        Of those of them that have such parameters.
 
     Raises
     ------
     UsageError
-        If there is no such head.
+        If there is no such head, or none of them has such a parameter.
     """
+    names = _known(name)
+    if parameters:
+        parts = [_with_parameters(part, parameters) for part in dict.fromkeys(names)]
+        unused = [key for key in parameters if not any(key in used for _, used in parts)]
+        if unused:
+            raise UsageError(
+                f"The head '{name}' does not use {', '.join(unused)}. Choose the head joint, or "
+                "leave that out."
+            )
+        heads = [head for head, _ in parts]
+        return heads[0] if len(heads) == 1 else Blend(heads)
+    if len(names) > 1:
+        return Blend(tuple(dict.fromkeys(names)))
+    return Blend() if name == "blend" else head_class(name)()
+
+
+def _with_parameters(name: str, parameters: Mapping[str, Any]) -> tuple[Any, set[str]]:
+    """Make a head with those of the parameters that it has, and tell which."""
+    head = Blend() if name == "blend" else head_class(name)()
+    used = {key: value for key, value in parameters.items() if key in head.get_params(deep=False)}
+    return head.set_params(**used), set(used)
+
+
+def _known(name: str) -> list[str]:
+    """Take names apart that are joined by ``+``, if there are such heads."""
     names = name.split("+")
     for part in names:
         if part == "blend" and len(names) > 1:
@@ -60,9 +96,7 @@ def make_head(name: str) -> Head | Blend:
                 f"Unknown head '{part}'.{did_you_mean(part, HEADS)} Heads: {', '.join(HEADS)}, or "
                 "several of them joined by '+', such as linear+lightgbm+keras."
             )
-    if len(names) > 1:
-        return Blend(tuple(dict.fromkeys(names)))
-    return Blend() if name == "blend" else head_class(name)()
+    return names
 
 
 def heads_of(head: Any, n_rows: int | None = None, n_classes: int | None = None) -> list[Head]:
@@ -90,6 +124,11 @@ def heads_of(head: Any, n_rows: int | None = None, n_classes: int | None = None)
         f"A head is one of {', '.join(HEADS)}, a head object or a scikit-learn estimator; found "
         f"{head!r}."
     )
+
+
+def reads_words(head: Any) -> bool:
+    """Whether something asked for as a head, or a part of it, reads the words of texts."""
+    return any(part.recipe.texts == WORDS for part in heads_of(head))
 
 
 def name_of(head: Head) -> str:

@@ -7,11 +7,9 @@ import numpy as np
 
 from twostage.errors import DataError
 from twostage.features import Features
-from twostage.gradients import summed_over_several
 from twostage.heads.base import Task
-
-_MAX_EMBEDDING_UNITS = 32
-_LEAST_VARIANCE = 1e-8
+from twostage.networks.branches import standardised, units_for
+from twostage.networks.ends import compiled
 
 
 def build(head: Any, features: Features, task: Task, rng: np.random.Generator) -> Any:
@@ -22,7 +20,7 @@ def build(head: Any, features: Features, task: Task, rng: np.random.Generator) -
     inputs, branches = [], []
     if features.table.shape[1]:
         inputs.append(layers.Input((features.table.shape[1],)))
-        table = _standardised(inputs[-1], features.table, features.table.var(axis=0))
+        table = standardised(inputs[-1], features.table, features.table.var(axis=0))
         branches.append(layers.RepeatVector(head.n_members)(table))
     for cardinality in features.cardinalities:
         inputs.append(layers.Input((), dtype="int32"))
@@ -31,7 +29,7 @@ def build(head: Any, features: Features, task: Task, rng: np.random.Generator) -
         inputs.append(layers.Input((block.shape[1],)))
         # One scale for all: dimensions of little variance, mostly noise, are not blown up.
         spread = np.full(block.shape[1], block.var(axis=0).mean())
-        x = parts.dropout(_standardised(inputs[-1], block, spread), head.block_dropout)
+        x = parts.dropout(standardised(inputs[-1], block, spread), head.block_dropout)
         branches.append(parts.dense(x, head.block_units))
     if not branches:
         raise DataError("There are no features to learn from.")
@@ -40,21 +38,12 @@ def build(head: Any, features: Features, task: Task, rng: np.random.Generator) -
     hidden = parts.dense(x, head.units, gain=2**0.5, activation="gelu")
     x = layers.Concatenate()([x, parts.dropout(hidden, head.dropout)])
     network = Model(inputs, parts.dense(x, task.n_classes or 1, gain=0.3))
-    _compile(network, head, task)
-    return network
-
-
-def _compile(network: Any, head: Any, task: Task) -> None:
-    from keras import backend, losses, optimizers
-
-    loss = losses.MeanSquaredError()
-    if task.is_classification:
-        loss = losses.SparseCategoricalCrossentropy(from_logits=True)
-    optimizer = optimizers.AdamW(head.learning_rate, weight_decay=head.weight_decay)
-    optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
-    # Compiled by XLA where nothing else is fast; elsewhere that takes longer than it saves.
-    is_jax = backend.backend() == "jax"
-    network.compile(optimizer=summed_over_several(optimizer), loss=loss, jit_compile=is_jax)
+    return compiled(
+        network,
+        head.learning_rate,
+        head.weight_decay,
+        is_classification=task.is_classification,
+    )
 
 
 @dataclass
@@ -80,7 +69,7 @@ class _Parts:
         """Give each member vectors of its own for the numbers of a column's categories."""
         from keras import layers
 
-        units = min(_MAX_EMBEDDING_UNITS, round(1.6 * cardinality**0.56))
+        units = units_for(cardinality)
         start = self._normal(0.3 / units**0.5)
         table = layers.Embedding(cardinality, self.n_members * units, embeddings_initializer=start)
         return layers.Reshape((self.n_members, units))(table(x))
@@ -105,21 +94,3 @@ class _Parts:
 
     def _seed(self) -> int:
         return int(self.rng.integers(2**31))
-
-
-def _standardised(x: Any, part: np.ndarray, variance: np.ndarray) -> Any:
-    """Subtract the mean of the rows given, and divide by a deviation; by 1 where there is none."""
-    from keras import layers
-
-    variance = np.where(variance > _LEAST_VARIANCE, variance, 1.0)
-    return layers.Normalization(mean=part.mean(axis=0), variance=variance)(x)
-
-
-def averaging(network: Any, task: Task) -> Any:
-    """Return a network of the same layers that averages its members' predictions."""
-    from keras import Model, layers
-
-    x = network.output
-    if task.is_classification:
-        x = layers.Softmax()(x)
-    return Model(network.inputs, layers.GlobalAveragePooling1D()(x))

@@ -60,7 +60,8 @@ class LightGBMHead(Head):
     min_data_in_leaf : int, optional
         5 under 1,000 rows, else 20, if None; fewer under 100 rows.
     lambda_l2 : float, optional
-        10 for more than 256 features, else 0, if None.
+        If None, 10 for more than 256 features; else 1 for more than 20 classes, without which
+        leaves of their few rows diverge; else 0.
     feature_fraction : float, optional
         What gives each tree some 256 features if None; a quarter of those for more than 20
         classes.
@@ -192,7 +193,7 @@ class LightGBMHead(Head):
         defaults = {
             "learning_rate": 0.1 if has_many_classes else 0.05,
             "num_leaves": 7 if n_rows < _FEW_ROWS else 15,
-            "lambda_l2": 10.0 if is_wide else 0.0,
+            "lambda_l2": 10.0 if is_wide else float(has_many_classes),
             "feature_fraction": min(1.0, n_sampled / max(1, n_features)),
         }
         chosen = {name: getattr(self, name) for name in defaults}

@@ -4,11 +4,13 @@ import posixpath
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from twostage.errors import ImageError, ImagesError
 from twostage.images.files import File, RemoteFile
+from twostage.images.manifest import Manifest, list_images
 from twostage.images.references import (
     EXTENSIONS,
     TAR_ENDINGS,
@@ -20,7 +22,6 @@ from twostage.images.references import (
     file_reference,
     find_images,
     is_image_name,
-    list_images,
     match_names,
     reference_to,
 )
@@ -30,6 +31,7 @@ from twostage.remote import Remote, RemoteFacts, ask_all, is_url
 if TYPE_CHECKING:
     from twostage.images.parquet import RowWindow
 
+_LINES_AT_ONCE = 1 << 14
 _ASKED_SINGLY = 1_000  # more names than a listing gives at once: then the listing is quicker
 
 
@@ -45,6 +47,10 @@ class Place(ABC):
         ImagesError
             If there is none.
         """
+
+    def manifest(self) -> Manifest:
+        """List all images, as `list_images` does, in columns."""
+        return Manifest.of(self.list_images())
 
     @abstractmethod
     def find_images(self, names: Iterable[str]) -> tuple[dict[str, Reference], str | None]:
@@ -77,6 +83,9 @@ class Folder(Place):
         self.path = path
 
     def list_images(self) -> list[Reference]:
+        return list(self.manifest())
+
+    def manifest(self) -> Manifest:
         return list_images(self.path)
 
     def find_images(self, names: Iterable[str]) -> tuple[dict[str, Reference], str | None]:
@@ -113,6 +122,9 @@ class Listed(Place):
     def _listing(self) -> Iterable[Reference]:
         """List all images."""
 
+    def _nothing(self) -> ImagesError:
+        return ImagesError(f"No images in '{self.where}': {self._why_empty()}.")
+
     def _why_empty(self) -> str:
         return f"none ends in {', '.join(EXTENSIONS)}"
 
@@ -122,7 +134,7 @@ class Listed(Place):
 
     def list_images(self) -> list[Reference]:
         if not self._known:
-            raise ImagesError(f"No images in '{self.where}': {self._why_empty()}.")
+            raise self._nothing()
         return list(self._known.values())
 
     def find_images(self, names: Iterable[str]) -> tuple[dict[str, Reference], str | None]:
@@ -245,19 +257,32 @@ class FileList(Listed):
     ----------
     where : str
         Path or URL of the text file.
-    lines : sequence of str
-        What it says.
+    lines : iterable of str
+        What it says; it can be gone through again.
     folder : Place
         What relative names start from.
     """
 
-    def __init__(self, where: str, lines: Sequence[str], folder: Place):
+    def __init__(self, where: str, lines: Iterable[str], folder: Place):
         super().__init__(where)
         self._lines = lines
         self._folder = folder
 
     def _listing(self) -> Iterable[Reference]:
         return self._folder.exactly(self._lines).values()
+
+    def manifest(self) -> Manifest:
+        if not isinstance(self._folder, Folder):  # what others have, they find best all at once
+            return super().manifest()
+        found = Manifest.of(self._some_by_some(), str(self._folder.path)).distinct()
+        if not found:
+            raise self._nothing()
+        return found
+
+    def _some_by_some(self) -> Iterator[Reference]:
+        lines = iter(self._lines)
+        while some := list(islice(lines, _LINES_AT_ONCE)):
+            yield from self._folder.exactly(some).values()
 
     def _why_empty(self) -> str:
         return "it is empty"

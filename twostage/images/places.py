@@ -1,8 +1,9 @@
 """Where images live: a folder, a list, tars, Parquet files, on a disk or behind a URL."""
 
 import glob
+import io
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from twostage.errors import PlaceError, UsageError, listed
@@ -75,7 +76,7 @@ def _open_local(text: str, bytes_column: str | None) -> Place:
         data = path.read_bytes()
     except OSError as error:
         raise UsageError(f"'{text}' can't be read: {error.strerror}.") from error
-    lines = _lines(text, data)
+    lines = _Lines(text, data)
     return FileList(str(path.absolute()), lines, Folder(path.absolute().parent))
 
 
@@ -92,7 +93,7 @@ def _open_remote(url: str, bytes_column: str | None) -> Place:
         data = remote.read(remote.path)
     except Exception as error:  # each file system has its own
         raise PlaceError(f"'{url}' can't be read: {reason_of(error)}.") from error
-    return FileList(url, _lines(url, data), RemoteFolder(Remote(_parent(url))))
+    return FileList(url, _Lines(url, data), RemoteFolder(Remote(_parent(url))))
 
 
 def _remote_file(remote: Remote) -> RemoteFile:
@@ -179,18 +180,23 @@ def _refuse_others(where: str) -> None:
         )
 
 
-def _lines(where: str, data: bytes) -> list[str]:
-    """Return the lines of a list of files that are not empty.
+class _Lines:
+    """The lines of a list of files that are not empty, read from its bytes each time.
 
     Raises
     ------
     UsageError
         If it is no text.
     """
-    if b"\0" in data:
-        raise UsageError(f"'{where}' is no text, and so no list of files. {_WHAT_IMAGES_ARE}")
-    lines = os.fsdecode(data.removeprefix(b"\xef\xbb\xbf")).split("\n")
-    return [line.strip() for line in lines if line.strip()]
+
+    def __init__(self, where: str, data: bytes):
+        if b"\0" in data:
+            raise UsageError(f"'{where}' is no text, and so no list of files. {_WHAT_IMAGES_ARE}")
+        self._data = data.removeprefix(b"\xef\xbb\xbf")
+
+    def __iter__(self) -> Iterator[str]:
+        lines = (os.fsdecode(line).strip() for line in io.BytesIO(self._data))
+        return filter(None, lines)
 
 
 def _parent(url: str) -> str:

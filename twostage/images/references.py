@@ -4,7 +4,6 @@ import os
 import posixpath
 import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple, Protocol
 from urllib.parse import unquote_to_bytes
@@ -55,8 +54,6 @@ class Reference(NamedTuple):
         What the place says of it; ``size_bytes`` is None if there is no such image.
     source : Source or None
         What reads it; None for a local file.
-    refused : str or None
-        The error that it gets instead of being decoded.
     """
 
     image: str
@@ -64,7 +61,6 @@ class Reference(NamedTuple):
     size_bytes: int | None
     mtime_ns: int | None
     source: Source | None = None
-    refused: str | None = None
 
 
 class NameMatch(NamedTuple):
@@ -80,35 +76,6 @@ class NameMatch(NamedTuple):
 
     keys: list[str | None]
     note: str | None
-
-
-def list_images(folder: Path) -> list[Reference]:
-    """List the image files below a folder, sorted by name.
-
-    Hidden files and folders are passed over; linked folders are followed, each once.
-
-    Raises
-    ------
-    UsageError
-        If the folder does not exist.
-    ImagesError
-        If it holds no image file.
-    """
-    check_folder(folder)
-    root = str(folder)
-    references = [reference_to(root, name) for name in sorted(_walk(folder), key=encoded)]
-    if not references:
-        raise ImagesError(
-            f"No images in '{folder}': no file below it ends in {', '.join(EXTENSIONS)}. "
-            "Give the folder that holds them."
-        )
-    for one, other in pairwise(references):
-        if one.image == other.image:
-            raise ImagesError(
-                f"Two files in '{folder}' would be '{one.image}' in a store: one name has these "
-                "letters, the other a byte that is no text. Rename one."
-            )
-    return references
 
 
 def find_images(folder: Path, names: Iterable[str]) -> tuple[dict[str, Reference], str | None]:
@@ -133,7 +100,7 @@ def find_images(folder: Path, names: Iterable[str]) -> tuple[dict[str, Reference
     references = {name: reference_to(folder, canonical_name(name, folder)) for name in names}
     if any(reference.size_bytes is not None for reference in references.values()):
         return references, None
-    match = match_names([ref.image for ref in references.values()], set(_walk(folder)))
+    match = match_names([ref.image for ref in references.values()], set(walk(folder)))
     for name, key in zip(names, match.keys, strict=True):
         if key is not None:
             references[name] = reference_to(folder, key)
@@ -249,8 +216,11 @@ def _apply(name: str, dropped: str, added: str) -> str | None:
     return added + name[len(dropped) :] if name.startswith(dropped) else None
 
 
-def _walk(folder: Path) -> Iterator[str]:
-    """Yield the names of image files below a folder, relative to it, each folder once."""
+def walk(folder: Path) -> Iterator[str]:
+    """Yield the names of image files below a folder, relative to it, in no order.
+
+    Hidden files and folders are passed over; linked folders are followed, each once.
+    """
     seen: set[tuple[int, int]] = set()
     pending = [""]
     while pending:
@@ -263,15 +233,17 @@ def _walk(folder: Path) -> Iterator[str]:
         if (stat.st_dev, stat.st_ino) in seen:
             continue
         seen.add((stat.st_dev, stat.st_ino))
+        folders = []
         with _listing(here) as entries:
-            for entry in sorted(entries, key=lambda entry: entry.name):
+            for entry in entries:
                 if entry.name.startswith("."):
                     continue
                 name = f"{below}/{entry.name}" if below else entry.name
                 if _is_folder(entry):
-                    pending.append(name)
+                    folders.append(name)
                 elif is_image_name(entry.name):
                     yield name
+        pending += sorted(folders)  # so that of several links to a folder always the same counts
 
 
 def _listing(folder: str) -> "os._ScandirIterator[str]":

@@ -4,6 +4,7 @@ from datetime import datetime
 from math import isfinite
 from typing import Any
 
+from twostage.bootstrap import short
 from twostage.metrics import METRICS
 
 _SHORTER = {"r2": "R²", "r2_log": "R² of logs"}
@@ -33,7 +34,7 @@ def number(value: Any, digits: int = 3) -> str:
         return f"{value:,.3g}" if abs(value) >= 1e9 else f"{value:,.0f}"
     if abs(value) >= 100:
         return _with_minus(f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.0f}")
-    return _with_minus(f"{value:.{digits}f}")
+    return _with_minus(short(value) if digits == 3 else f"{value:.{digits}f}")
 
 
 def signed(value: float) -> str:

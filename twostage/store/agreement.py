@@ -1,6 +1,7 @@
 """One embedding for equal bytes, also where two workers computed it at the same time."""
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from twostage.store.schema import embedding_array, embedding_matrix
@@ -17,16 +18,19 @@ def settle(store: EmbeddingStore) -> int:
     int
         How many parts were written anew.
     """
-    index = store.index()
-    fine = index.filter(pc.is_null(index["error"])).select(["content_hash", "part"])
+    index = store.index(["content_hash", "error"])
+    fine = index.filter(pc.is_null(index["error"]))
+    part = fine["part"].combine_chunks()
+    fine = pa.table({"content_hash": fine["content_hash"], "part": part.indices})
     counts = fine.group_by("content_hash").aggregate([("part", "count_distinct")])
     shared = counts.filter(pc.greater(counts["part_count_distinct"], 1))["content_hash"]
     if not len(shared):
         return 0
     agreed = store.known(shared.to_pylist())
     is_shared = pc.is_in(fine["content_hash"], value_set=shared.combine_chunks())
-    parts = fine.filter(is_shared)["part"].unique().to_pylist()
-    return sum(_settle_part(store, part, agreed) for part in parts)
+    numbers = fine.filter(is_shared)["part"].unique()
+    parts = part.dictionary.take(numbers).to_pylist()
+    return sum(_settle_part(store, name, agreed) for name in parts)
 
 
 def _settle_part(store: EmbeddingStore, part: str, agreed: dict[str, np.ndarray]) -> bool:

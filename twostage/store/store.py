@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
@@ -34,6 +34,7 @@ from twostage.store.schema import (
     embedding_matrix,
     part_schema,
 )
+from twostage.store.whereabouts import NEEDED, Contents, Whereabouts, contents_of
 
 FORMAT_VERSION = 2
 _LARGEST_DIM = 1 << 20
@@ -92,6 +93,7 @@ class EmbeddingStore:
         self.spec: dict[str, Any] = self.record["spec"]
         self.schema = part_schema(self.spec)
         self.before_write: Callable[[], None] | None = None
+        self._whereabouts: Whereabouts | None = None
 
     @classmethod
     def create(
@@ -214,17 +216,38 @@ class EmbeddingStore:
             lambda listed: self.files.map(read, self._without_replaced(listed))
         )
 
-    def index(self) -> pa.Table:
+    def index(self, columns: Sequence[str] = INDEX_COLUMNS) -> pa.Table:
         """Return all rows without their embeddings, and the part each stands in.
+
+        Parameters
+        ----------
+        columns : sequence of str
+            Which of the columns of `twostage.store.schema.part_schema`.
 
         Returns
         -------
         pyarrow.Table
-            The columns of `twostage.store.schema.part_schema` but ``embedding``, and ``part``.
+            Those columns, and ``part``, as a dictionary.
         """
-        schema = pa.schema([self.schema.field(name) for name in INDEX_COLUMNS])
-        empty = schema.append(pa.field("part", pa.string())).empty_table()
-        return pa.concat_tables([empty, *self.scan(self._index_of)])
+        empty = pa.schema([self.schema.field(name) for name in columns]).empty_table()
+        parts = self.scan(lambda part: (part, self.read_part(part, columns)))
+        rows = pa.concat_tables([empty, *(table.replace_schema_metadata() for _, table in parts)])
+        numbers = np.repeat(
+            np.arange(len(parts), dtype=np.int32), [len(table) for _, table in parts]
+        )
+        names = pa.array([part for part, _ in parts], pa.string())
+        return rows.append_column("part", pa.DictionaryArray.from_arrays(numbers, names))
+
+    def failed(self) -> pa.Table:
+        """Return ``image`` and ``error`` of the rows without an embedding."""
+        columns = ["image", "error"]
+        empty = pa.schema([self.schema.field(name) for name in columns]).empty_table()
+
+        def failed_in(part: str) -> pa.Table:
+            rows = self.read_part(part, columns).replace_schema_metadata()
+            return rows.filter(pc.is_valid(rows["error"]))
+
+        return pa.concat_tables([empty, *self.scan(failed_in)])
 
     def to_pandas(self) -> Any:
         """Return the whole store as a pandas DataFrame, one row per image."""
@@ -318,8 +341,23 @@ class EmbeddingStore:
     def known(self, hashes: Sequence[str]) -> dict[str, np.ndarray]:
         """Return the embeddings of content hashes, those that the store has."""
         unique = list(dict.fromkeys(hashes))
+        if not unique:
+            return {}
+        with suppress(_GoneError):
+            matrix, is_found = self._gather(
+                "content_hash", unique, self.whereabouts().parts_of(unique)
+            )
+            if is_found.all():
+                return dict(zip(unique, matrix, strict=True))
+        # What is not where it was seen last may stand elsewhere by now: others write too.
         matrix, is_found = self._gather("content_hash", unique)
         return {unique[i]: matrix[i] for i in np.flatnonzero(is_found)}
+
+    def whereabouts(self) -> Whereabouts:
+        """Return where the embedding of each content hash stands, as far as this object knows."""
+        if self._whereabouts is None:
+            self._whereabouts = Whereabouts(self.scan(self._contents_of))
+        return self._whereabouts
 
     def write_part(self, part: str, rows: pa.Table) -> None:
         """Commit a part, whole or not at all.
@@ -383,6 +421,8 @@ class EmbeddingStore:
                 f"Can't write '{self.files.path_of(part)}': {error.strerror}. The store holds all "
                 "parts written before; run the same command again to continue."
             ) from error
+        if self._whereabouts is not None:
+            self._whereabouts.add(part, contents_of(rows))
 
     def delete_parts(self, parts: Iterable[str]) -> None:
         """Delete parts.
@@ -464,8 +504,15 @@ class EmbeddingStore:
         with locked(self.files):
             delete_files(self.files)
 
-    def _gather(self, column: str, wanted: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    def _contents_of(self, part: str) -> tuple[str, Contents]:
+        return part, contents_of(self.read_part(part, NEEDED))
+
+    def _gather(
+        self, column: str, wanted: Sequence[str], parts: Sequence[str] | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Collect the embeddings of the rows whose ``column`` holds the wanted values.
+
+        They are looked for in the given parts, in all of them if None.
 
         Returns
         -------
@@ -489,7 +536,9 @@ class EmbeddingStore:
                     matrix[found] = embedding_matrix(taken, self.dim)
                     is_found[found] = True
 
-        if wanted:
+        if parts is not None:
+            self.files.map(gather, parts)
+        elif wanted:
             self.scan(gather)
         return matrix, is_found
 
@@ -538,10 +587,6 @@ class EmbeddingStore:
         with self._opened(part) as file:
             noted = json.loads(file.schema_arrow.metadata.get(REPLACES_KEY, b"[]"))
             return noted if isinstance(noted, list) else []
-
-    def _index_of(self, part: str) -> pa.Table:
-        rows = self.read_part(part, INDEX_COLUMNS).replace_schema_metadata(None)
-        return rows.append_column("part", pa.array([part] * len(rows), pa.string()))
 
     def _read_record(self) -> dict[str, Any]:
         if not self.files.exist():

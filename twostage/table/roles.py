@@ -11,7 +11,7 @@ from twostage.table.vectors import vector_width
 from twostage.table.vocabulary import count_categories
 
 NUMERIC, BOOLEAN, CATEGORICAL, DATE = "numeric", "boolean", "categorical", "date"
-TEXT, VECTOR, IGNORED = "text", "vector", "ignored"
+TEXT, VECTOR, SEQUENCE, IGNORED = "text", "vector", "sequence", "ignored"
 LIKE_AN_ID = "all values differ, like an id"
 _NEARLY_ALL = 0.9
 _FEW_ROWS = 10
@@ -25,7 +25,8 @@ class Column:
     ----------
     name : str
         As in the table.
-    role : {"numeric", "boolean", "categorical", "date", "text", "vector", "ignored"}
+    role : {"numeric", "boolean", "categorical", "date", "text", "vector", "sequence", \
+"ignored"}
         How it is used.
     dtype : str
         As pandas names it, when the role was told.
@@ -48,7 +49,7 @@ class RoleOverrides:
 
     Attributes
     ----------
-    numeric, categorical, date, text, vector, ignore : tuple of str
+    numeric, categorical, date, text, vector, ignore, sequence : tuple of str
         Columns taken as such, whatever they look like.
     """
 
@@ -58,6 +59,7 @@ class RoleOverrides:
     text: tuple[str, ...] = ()
     vector: tuple[str, ...] = ()
     ignore: tuple[str, ...] = ()
+    sequence: tuple[str, ...] = ()
 
     def check(self, columns: Collection[str]) -> None:
         """Raise UsageError if a column does not exist or has two roles."""
@@ -67,6 +69,7 @@ class RoleOverrides:
             *self.date,
             *self.text,
             *self.vector,
+            *self.sequence,
             *self.ignore,
         ]
         for name in named:
@@ -86,6 +89,7 @@ class RoleOverrides:
             (DATE, self.date),
             (TEXT, self.text),
             (VECTOR, self.vector),
+            (SEQUENCE, self.sequence),
         ):
             if name in names:
                 return role

@@ -1,6 +1,8 @@
 """Free text as numbers: words and pairs of words, weighted, and their principal components."""
 
+from collections.abc import Collection
 from pathlib import Path
+from types import NoneType
 
 import numpy as np
 import pandas as pd
@@ -12,6 +14,7 @@ from sklearn.linear_model import Ridge
 from twostage.errors import DataError, ModelError
 from twostage.ridge import Folds, is_untaught
 from twostage.saving import dump, load
+from twostage.table.tokens import texts_in
 
 _N_COMPONENTS = 200
 _MAX_FEATURES = 20_000  # as good as 50,000 on reviews, and 60 % smaller to store
@@ -51,6 +54,7 @@ class TextEncoder:
         *,
         random_state: int,
         sample_weight: np.ndarray | None = None,
+        stop_words: Collection[str] = (),
         n_components: int = _N_COMPONENTS,
     ) -> tuple["TextEncoder", np.ndarray, np.ndarray]:
         """Learn words and components from training rows, and encode them.
@@ -67,6 +71,8 @@ class TextEncoder:
             Of the SVD.
         sample_weight : array of shape (n_rows,), optional
             Of the probe.
+        stop_words : collection of str
+            Words to leave out, as `twostage.table.tokens.words_in` gives them.
         n_components : int
             At most so many.
 
@@ -83,9 +89,9 @@ class TextEncoder:
         DataError
             If there are no words.
         """
-        vectorizer = _vectorizer(2 if len(values) >= _FEW_TEXTS else 1)
+        vectorizer = _vectorizer(2 if len(values) >= _FEW_TEXTS else 1, stop_words)
         try:
-            words = vectorizer.fit_transform(_texts(values))
+            words = vectorizer.fit_transform(texts_in(values))
         except ValueError as error:
             raise DataError(
                 f"Column '{values.name}' is taken as text, but has no words to learn from. Give it "
@@ -117,7 +123,7 @@ class TextEncoder:
         """
         if len(values) == 0:  # which scikit-learn refuses
             return np.empty((0, self.width), np.float32), np.empty((0, self.n_outputs), np.float32)
-        words = self.vectorizer.transform(_texts(values))
+        words = self.vectorizer.transform(texts_in(values))
         return np.asarray(self.svd.transform(words), np.float32), _scores(self.probe, words)
 
     def save(self, folder: Path, name: str) -> None:
@@ -146,7 +152,10 @@ class TextEncoder:
 
         A pattern may take years to match, and the number of a word is a place in memory.
         """
-        ours, theirs = (v.get_params() for v in (_vectorizer(1), self.vectorizer))
+        stop_words = self.vectorizer.stop_words
+        if not isinstance(stop_words, (list, NoneType)):
+            raise ValueError("the words left out of texts are no list")
+        ours, theirs = (v.get_params() for v in (_vectorizer(1, stop_words or ()), self.vectorizer))
         odd = [name for name in ours if name != "min_df" and ours[name] != theirs[name]]
         if odd:
             raise ValueError(f"texts are taken apart in another way: {odd[0]}")
@@ -158,19 +167,17 @@ class TextEncoder:
             raise ValueError("components or scores are of other words than the texts have")
 
 
-def _vectorizer(min_df: int) -> TfidfVectorizer:
+def _vectorizer(min_df: int, stop_words: Collection[str]) -> TfidfVectorizer:
+    # It knows no words of one letter, and warns of those that it is to leave out.
     return TfidfVectorizer(
         ngram_range=(1, 2),
         min_df=min_df,
+        stop_words=sorted(word for word in stop_words if len(word) > 1) or None,
         sublinear_tf=True,
         strip_accents="unicode",
         max_features=_MAX_FEATURES,
         dtype=np.float32,
     )
-
-
-def _texts(values: pd.Series) -> list[str]:
-    return values.astype(object).where(values.notna(), "").astype(str).tolist()
 
 
 def _fit_probe(

@@ -1,0 +1,1 @@
+"""Networks of several inputs: a branch for each, and a fusion of what comes of them."""
