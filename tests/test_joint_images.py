@@ -411,7 +411,7 @@ def test_a_benchmark_trains_anew_in_each_fold_and_never_on_what_it_tests(
         assert not set(clinic.patients[list(rows)]) & set(clinic.patients[list(tested[fold])])
         hashes = {h for row in what.rows.blocks["image"].content_hashes for h in row}
         index = EmbeddingStore(store).index().to_pandas().set_index("image")["content_hash"]
-        names = ";".join(clinic.X["image"].iloc[list(tested[fold])].dropna()).split(";")
-        assert not hashes & set(index[names])
+        shown = ";".join(clinic.X["image"].iloc[list(tested[fold])].dropna()).split(";")
+        assert not hashes & set(index[shown])
     assert set(found.importance["arm"]) == {f"{name}, both" for name in names[:3]}
     assert found.run["identity"]["tuning"]["joint:1"]["unfreeze"] == "1"
