@@ -111,6 +111,7 @@ class Ours:
         from twostage.training.blocks import BlockedNetwork
         from twostage.training.data import Examples
         from twostage.training.settings import TuningSettings
+        from twostage.training.standing import DenseTop
         from twostage.training.top import LinearTop
         from twostage.training.trainer import Trainer
 
@@ -141,7 +142,7 @@ class Ours:
             network,
             first,
             None if copies else preprocessing,
-            top,
+            DenseTop(top),
             is_classification=True,
             settings=how,
             n_rows=len(labelled),

@@ -38,7 +38,7 @@ FLOORS = [
     ["extraction", "rows", "labelled"],
     ["cache", "encoding"],
     ["members", "sources", "finetuning"],
-    ["blending", "tuning", "fitted", "pretraining"],
+    ["blending", "tuning", "fitted", "pretraining", "cotraining"],
     ["fitting", "staged", "embedder"],
     ["model", "staging", "unseen"],
     ["estimator"],

@@ -26,10 +26,11 @@ from twostage.errors import (
     ImagesError,
     UsageError,
 )
-from twostage.finetuning import FinetuningSummary, Progress, _n_copies, finetune
+from twostage.finetuning import FinetuningSummary, finetune
 from twostage.fingerprint import hash_file
 from twostage.seen import SeenRows
 from twostage.training.blocks import BlockedNetwork
+from twostage.training.epochs import Progress, n_copies
 from twostage.training.plot import plot_history
 from twostage.training.settings import TuningSettings
 from twostage.training.trainer import EpochRecord, Trainer
@@ -305,8 +306,8 @@ def test_activations_larger_than_pixels_are_not_kept_unasked(tmp_path: Path) -> 
     network = BlockedNetwork(
         keras.Model(inputs, keras.layers.GlobalAveragePooling2D(name="pool")(last))
     )
-    assert _n_copies(network, TuningSettings(unfreeze=1)) == 0
-    assert _n_copies(network, TuningSettings(unfreeze=1, copies=3)) == 3
+    assert n_copies(network, TuningSettings(unfreeze=1)) == 0
+    assert n_copies(network, TuningSettings(unfreeze=1, copies=3)) == 3
 
 
 @pytest.mark.slow

@@ -22,6 +22,7 @@ from twostage.training.placement import (
     training_precision,
 )
 from twostage.training.settings import TuningSettings
+from twostage.training.standing import DenseTop
 from twostage.training.top import LinearTop
 from twostage.training.trainer import Trainer
 
@@ -60,7 +61,13 @@ def trained(precision: str) -> tuple[keras.Model, Trainer, float]:
     rng = np.random.default_rng(0)
     top = LinearTop(rng.normal(size=(6, 2)).astype(np.float32), np.zeros(2, np.float32))
     trainer = Trainer(
-        BlockedNetwork(model), 0, "none", top, is_classification=True, settings=how, n_rows=N
+        BlockedNetwork(model),
+        0,
+        "none",
+        DenseTop(top),
+        is_classification=True,
+        settings=how,
+        n_rows=N,
     )
     pixels = rng.integers(0, 256, (N, *model.input.shape[1:]), np.uint8)
     y = np.eye(2, dtype=np.float32)[np.arange(N) % 2]
@@ -125,6 +132,7 @@ from twostage.training.blocks import BlockedNetwork
 from twostage.training.data import Examples
 from twostage.training.placement import Placement
 from twostage.training.settings import TuningSettings
+from twostage.training.standing import DenseTop
 from twostage.training.trainer import Trainer
 
 def run(devices):
@@ -135,7 +143,7 @@ def run(devices):
         model = small_network()
         how = TuningSettings(batch_size=9, learning_rate=1e-2, augment="none", dropout=0.0)
         top = LinearTop(rng.normal(size=(6, 2)).astype("float32"), np.zeros(2, "float32"))
-        trainer = Trainer(BlockedNetwork(model), 0, "none", top, is_classification=True,
+        trainer = Trainer(BlockedNetwork(model), 0, "none", DenseTop(top), is_classification=True,
                           settings=how, n_rows=24, n_devices=2)
         pixels = rng.integers(0, 256, (24, 32, 32, 3), np.uint8)
         y = np.eye(2, dtype="float32")[np.arange(24) % 2]

@@ -31,6 +31,7 @@ from twostage.fitted import FittedModel
 from twostage.model import read_model, write_model
 from twostage.rows import TrainingRows
 from twostage.staged import Scorer, StagedModel, StagingSettings
+from twostage.training import epochs
 
 N, SIZE = 48, 32
 MODES = ("holdout", "crossfit", "oof-scores", "naive")
@@ -67,7 +68,7 @@ class Clinic:
 def tuning_changes_the_network() -> Iterator[None]:
     """Keep the last epoch: where no epoch is better, the backbone stays what it was."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(finetuning, "_best_epoch", lambda history: len(history) - 1)
+        patch.setattr(epochs, "best_epoch", lambda history: len(history) - 1)
         yield
 
 
@@ -391,7 +392,7 @@ def test_a_backbone_that_no_epoch_made_better_shares_no_store_with_its_parent(
     clinic: Clinic, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its weights are its parent's, and the rows that it has seen are not."""
-    monkeypatch.setattr(finetuning, "_best_epoch", lambda history: 0)
+    monkeypatch.setattr(epochs, "best_epoch", lambda history: 0)
     replace(clinic, cache=tmp_path / "one").fitted("holdout").save(tmp_path / "model")
     other = tmp_path / "other"
     load_model(tmp_path / "model", image_root=clinic.folder, cache_dir=other).predict(clinic.X)

@@ -20,6 +20,7 @@ from twostage.training.checkpoint import Checkpoint, read_checkpoint, write_chec
 from twostage.training.data import Examples, TrainingBatches, array_on_disk, fed, in_batches
 from twostage.training.optimizer import BlockwiseAdamW, schedule
 from twostage.training.settings import TuningSettings
+from twostage.training.standing import DenseTop
 from twostage.training.top import LinearTop, linear_tops
 from twostage.training.trainer import Trainer
 
@@ -46,7 +47,13 @@ def trainer(model: keras.Model, first: int = 0, **settings: Any) -> Trainer:
     how = TuningSettings(**quick | settings)
     network = BlockedNetwork(model)
     return Trainer(
-        network, first, "none", a_top(), is_classification=True, settings=how, n_rows=N_ROWS
+        network,
+        first,
+        "none",
+        DenseTop(a_top()),
+        is_classification=True,
+        settings=how,
+        n_rows=N_ROWS,
     )
 
 

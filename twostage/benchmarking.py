@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from twostage.errors import UsageError, listed
-from twostage.evaluation.arms import Arm, make_arms
+from twostage.evaluation.arms import Arm, Pictures, make_arms
 from twostage.evaluation.cells import CellResult
 from twostage.evaluation.duplicates import NEARLY_EQUAL
 from twostage.evaluation.findings import Finding, find
@@ -34,6 +34,7 @@ from twostage.evaluation.tables import (
 )
 from twostage.fitted import FitSettings
 from twostage.metrics import Metric
+from twostage.staged import JOINT, StagingSettings
 from twostage.store.store import EmbeddingStore
 
 PathLike = str | os.PathLike[str]
@@ -119,6 +120,8 @@ def benchmark(
     time_column: str | None = None,
     split: str | None = None,
     near_duplicates: float | None = NEARLY_EQUAL,
+    images: PathLike | None = None,
+    finetuning: Mapping[str, Any] | None = None,
     importance: bool | int = True,
     n_jobs: int | None = None,
     command: str | None = None,
@@ -159,6 +162,13 @@ def benchmark(
     near_duplicates : float or None
         Cosine of centred embeddings from which on two rows are kept in one fold; None for never.
         Rows with images of equal bytes are kept in one fold in any case.
+    images : path-like, optional
+        What the names of images start from, for heads that train the backbone on them, anew in
+        each fold, from the store's backbone on: "joint"; "joint:block_13", from that block on
+        ("joint:none" leaves the backbone as it is); and "linear:crossfit", in that mode of
+        `twostage.staging`, any other head.
+    finetuning : mapping, optional
+        How, as for the estimators: fields of `twostage.training.settings.TuningSettings`.
     importance : bool or int
         Whether to tell what the images as a block and each column are worth to arms that see the
         table, by permuting test rows; a number says how often, in place of 5. Cells that lack it
@@ -196,7 +206,18 @@ def benchmark(
     how = Resampling(n_folds, n_repeats, time_column, split, base.random_state)
     places = _named_stores([stores] if isinstance(stores, str | os.PathLike) else stores)
     seen_by_heads = choose_features(features, table, base, bool(places))
-    arms = make_arms(base, _named_heads(heads), seen_by_heads, list(places))
+    joint = StagingSettings.chosen(JOINT, finetuning, {"random_state": base.random_state})
+    pictures = {
+        name: Pictures(os.path.abspath(images), store.spec)
+        for name, store in places.items()
+        if images is not None
+    }
+    arms = make_arms(base, _named_heads(heads), seen_by_heads, list(places), joint, pictures)
+    if (images is not None or finetuning) and not any(arm.staging for arm in arms):
+        raise UsageError(
+            "Images and options of tuning are for heads that train a backbone, and none here "
+            "does. Leave them out, or add joint, or linear:crossfit, say, to the heads."
+        )
     base = base.for_head(base.head)
     data = gather(table, base, arms, places, near_duplicates, n_folds)
     used = choose_metrics(metrics, data.target, base.log_target)

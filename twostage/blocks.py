@@ -19,7 +19,7 @@ from twostage.ridge import Folds, is_untaught, linear, outputs_of, squared_error
 
 _MAX_COMPONENTS = 256  # that a probe sees
 _CHUNK = 1024  # pieces that stay in the processor's cache
-_LARGEST_DEVIATION = 10.0
+LARGEST_DEVIATION = 10.0
 _N_PENALTIES = 12
 _LARGEST_WIDTH = 1 << 20
 _FILE = "{name}.npz"
@@ -251,7 +251,7 @@ def _standardise(matrix: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> np.
     for more than 10.
     """
     found: np.ndarray = (matrix - mean) / scale
-    np.clip(found, -_LARGEST_DEVIATION, _LARGEST_DEVIATION, out=found)
+    np.clip(found, -LARGEST_DEVIATION, LARGEST_DEVIATION, out=found)
     np.nan_to_num(found, copy=False, nan=0.0)
     return found
 

@@ -48,10 +48,20 @@ from twostage.joins import ImageBlock
 from twostage.model import read_model, write_model
 from twostage.pixels import MAX_PIXELS
 from twostage.seen import SeenRows
-from twostage.staged import NAIVE, AnyModel, StagedModel, StagingSettings, free_name
+from twostage.staged import (
+    JOINT,
+    NAIVE,
+    AnyModel,
+    StagedModel,
+    StagingSettings,
+    check_joint,
+    free_name,
+    is_joint,
+)
 from twostage.store.store import EmbeddingStore
 from twostage.table.roles import LIKE_AN_ID, RoleOverrides
 from twostage.targets import Target, prepare_target
+from twostage.training.settings import NONE
 from twostage.unseen import seen_by_backbones
 
 _ROLES = ("numeric", "categorical", "date", "text", "vector", "sequence", "ignore")
@@ -279,19 +289,31 @@ class _TwoStage(BackboneParameters, BaseEstimator):
 
     def _staging(self, settings: FitSettings) -> StagingSettings | None:
         """Return how backbones are tuned, if they are."""
-        if self.finetune is None:
+        joint = is_joint(settings)
+        if self.finetune is None and not joint:
             if self.finetuning:
                 raise UsageError(
                     "finetuning has settings of a backbone's tuning, and finetune is None. Give "
                     "finetune, or leave finetuning out."
                 )
             return None
+        if self.finetune is not None and (joint or self.finetune == JOINT):
+            raise UsageError(
+                f"finetune={self.finetune!r} has a place before the head, and head='joint' trains "
+                "the backbone itself. Leave finetune out; finetuning says how, also for the joint "
+                "head."
+            )
         how = StagingSettings.chosen(
-            self.finetune,
+            self.finetune or JOINT,
             self.finetuning,
             {"random_state": settings.random_state}
             | ({"class_weight": "balanced"} if settings.class_weight == "balanced" else {}),
         )
+        if joint and (how.tuning.is_frozen or settings.embeds != IMAGE):
+            return None
+        if joint:
+            check_joint(settings, how.tuning)
+            return how
         if settings.embeds != IMAGE:
             raise UsageError(
                 f"finetune={self.finetune!r} tunes backbones of images, and the backbone is an "
@@ -428,9 +450,10 @@ class TwoStageClassifier(ClassifierMixin, _TwoStage):
         Columns of ``X`` that hold image paths.
     head : str, Head, Blend or scikit-learn estimator, default="lightgbm"
         The learner: "lightgbm", "keras", "linear", "random-forest", "svm", "joint" (one network
-        with a branch for each kind of column, see `JointHead`), "blend" (the weighted mean of some
-        that suit the data, see `Blend`), names joined by "+" (blended), a head with settings of
-        your own such as ``LightGBMHead(num_leaves=31)``, or any estimator.
+        with a branch for each kind of column, see `JointHead`, trained together with the backbone,
+        as ``finetuning`` says), "blend" (the weighted mean of some that suit the data, see
+        `Blend`), names joined by "+" (blended), a head with settings of your own such as
+        ``LightGBMHead(num_leaves=31)``, or any estimator.
         ``head__...`` are its parameters in a search.
     features : {"both", "images", "table"}, default="both"
         What the head may see.
@@ -476,7 +499,8 @@ class TwoStageClassifier(ClassifierMixin, _TwoStage):
     finetuning : dict, optional
         How: fields of `twostage.training.settings.TuningSettings`, such as ``{"epochs": 5}``, and
         ``share``, of the rows that "holdout" tunes on, and ``n_folds`` of the two others. Of a
-        ``class_weight`` "balanced" stage one takes note too, unless it is told otherwise.
+        ``class_weight`` "balanced" stage one takes note too, unless it is told otherwise. Also
+        how a joint head trains the backbone: ``{"unfreeze": "none"}`` leaves that as it is.
     backbone, weights, layer, pooling, image_size, resize, image_root, engine, \
 precision, preprocessing, batch_size, workers, max_pixels, device, cache_dir
         See `ImageEmbedder`.
@@ -650,7 +674,10 @@ def load_model(
     backbone = model.backbones[0] if model.backbones else None
     if isinstance(model, StagedModel):
         backbone = model.parent
-        estimator.set_params(finetune=model.staging.mode, finetuning=model.staging.options())
+        mode = None if model.staging.mode == JOINT else model.staging.mode
+        estimator.set_params(finetune=mode, finetuning=model.staging.options())
+    elif is_joint(settings):
+        estimator.set_params(finetuning={"unfreeze": NONE})
     if backbone is not None:
         asked = read_spec(backbone, path).parameters()
         chosen = {name: asked[name] for name in asked if name in estimator.get_params(deep=False)}

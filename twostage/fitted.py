@@ -235,6 +235,10 @@ class Predictor:
         """Return what it needs to see of the images of rows that ``embed`` embeds."""
         raise NotImplementedError
 
+    def looking_at(self, blocks: Blocks) -> Any:
+        """Return what it needs to see of images that all its backbones embed like this."""
+        raise NotImplementedError
+
     def blocks_in(self, images: Any) -> Blocks:
         """Return which images rows have, of what `look` gave: the same for all its backbones."""
         raise NotImplementedError
@@ -290,6 +294,10 @@ class FittedModel(Predictor):
     def look(self, embed: Embed) -> Blocks:
         """Return the embeddings of rows."""
         return embed(self.backbones[0]) if self.backbones else {}
+
+    def looking_at(self, blocks: Blocks) -> Blocks:
+        """Return the embeddings."""
+        return blocks
 
     def blocks_in(self, images: Blocks) -> Blocks:
         """Return the embeddings, which are all it looks at."""

@@ -565,17 +565,23 @@ def check_weights(sample_weight: np.ndarray) -> None:
         raise DataError("All sample weights are 0: no row is left to learn from.")
 
 
+def weights_of(rows: TrainingRows, target: Target, settings: FitSettings) -> np.ndarray | None:
+    """Return the weights of rows, multiplied with those of their classes; None if all are equal."""
+    weight = rows.sample_weight
+    if settings.class_weight is None:
+        return weight
+    labels = np.asarray(target.classes)[rows.y]
+    of_class = np.asarray(compute_sample_weight(settings.class_weight, labels), np.float64)
+    return of_class if weight is None else weight * of_class
+
+
 def _weighted(rows: TrainingRows, target: Target, settings: FitSettings) -> TrainingRows:
     """Return the rows that count, with their weights and those of their classes multiplied.
 
     A weight counts as so many equal rows do; but where weights are small throughout, shares of 1
     say, heads would take them for few rows: they are then on average 1.
     """
-    weight = rows.sample_weight
-    if settings.class_weight is not None:
-        labels = np.asarray(target.classes)[rows.y]
-        of_class = np.asarray(compute_sample_weight(settings.class_weight, labels), np.float64)
-        weight = of_class if weight is None else weight * of_class
+    weight = weights_of(rows, target, settings)
     if weight is None:
         return rows
     check_weights(weight)

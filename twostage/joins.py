@@ -142,7 +142,7 @@ def image_block(
         key_numbers += usable
         errors.append(_first_error(row_names, key_of, facts))
         hashes.append([h for h in (facts[key][0] for key in row_keys) if h is not None])
-    matrix, n_images = _pool_by_row(embeddings, row_numbers, key_numbers, len(names), pooling)
+    matrix, n_images = pool_by_row(embeddings, row_numbers, key_numbers, len(names), pooling)
     return ImageBlock(column, matrix, n_images, errors, hashes)
 
 
@@ -190,10 +190,27 @@ def _first_error(
     return None
 
 
-def _pool_by_row(
+def pool_by_row(
     embeddings: np.ndarray, rows: Sequence[int], keys: Sequence[int], n_rows: int, pooling: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Pool the embeddings of each row, whose numbers ascend; NaN where it has none."""
+    """Pool the embeddings of each row; NaN where it has none.
+
+    Parameters
+    ----------
+    embeddings : float32 array of shape (n_embeddings, dim)
+        Of images.
+    rows, keys : sequences of int of length n
+        Which row shows which image; the rows ascend.
+    n_rows : int
+        How many there are.
+    pooling : {"mean", "max", "first"}
+        What becomes of several images in a row.
+
+    Returns
+    -------
+    matrix : float32 array of shape (n_rows, dim)
+    n_images : int array of shape (n_rows,)
+    """
     row_numbers, key_numbers = np.array(rows, np.int64), np.array(keys, np.int64)
     n_images = np.bincount(row_numbers, minlength=n_rows)
     is_one_to_one = len(row_numbers) == n_rows == len(embeddings)

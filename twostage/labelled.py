@@ -63,6 +63,28 @@ class LabelledImages:
         return len(self.hashes)
 
 
+@dataclass(frozen=True)
+class LoadedPixels:
+    """A table's images, decoded.
+
+    Attributes
+    ----------
+    pixels : uint8 array of shape (n, size, size, 3)
+        On disk; each content once.
+    rows_of : dict of str to list of int
+        By content hash, in the order of ``pixels``, the rows that name the image.
+    first_error : str or None
+        Why, of the first unusable image.
+    note : str or None
+        What was done to the table's image names to find the files.
+    """
+
+    pixels: np.ndarray
+    rows_of: dict[str, list[int]]
+    first_error: str | None
+    note: str | None
+
+
 def load_labelled(
     frame: pd.DataFrame,
     image_columns: Sequence[str],
@@ -109,10 +131,68 @@ def load_labelled(
     ImagesError
         If none can be used.
     """
+    loaded = load_pixels(
+        frame,
+        image_columns,
+        folder,
+        workspace,
+        size_px=size_px,
+        resize=resize,
+        workers=workers,
+        max_pixels=max_pixels,
+        progress=progress,
+        target=target,
+    )
+    rows_by_image = list(loaded.rows_of.values())
+    left_out = sorted(set(range(len(frame))).difference(*rows_by_image))
+    first_error = loaded.first_error
+    if left_out and first_error is None:
+        first_error = f"row {left_out[0] + 1} names no image"
+    values = [_values(groups, rows) for rows in rows_by_image]
+    return LabelledImages(
+        loaded.pixels,
+        list(loaded.rows_of),
+        target.y[[rows[0] for rows in rows_by_image]],
+        link_groups(len(rows_by_image), rows_by_image, values),
+        values,
+        len(left_out),
+        first_error,
+        loaded.note,
+    )
+
+
+def load_pixels(
+    frame: pd.DataFrame,
+    image_columns: Sequence[str],
+    folder: str | os.PathLike[str],
+    workspace: Path,
+    *,
+    size_px: int,
+    resize: str,
+    workers: int | None = None,
+    max_pixels: int = MAX_PIXELS,
+    progress: Progress | None = None,
+    target: Target | None = None,
+) -> LoadedPixels:
+    """Decode a table's images, each content once.
+
+    Parameters
+    ----------
+    frame, image_columns, folder, workspace, size_px, resize, workers, max_pixels, progress
+        As for `load_labelled`.
+    target : Target, optional
+        Labels of the rows, if an image must not have two.
+
+    Raises
+    ------
+    DataError
+        If an image has two labels.
+    ImagesError
+        If none can be used.
+    """
     rows_of, references, note = _references(frame, image_columns, folder)
     pixels = array_on_disk(workspace / "pixels", (len(references), size_px, size_px, 3), np.uint8)
     found: dict[str, list[int]] = {}
-    usable_rows: set[int] = set()
     first_name: dict[str, str] = {}
     first_error = None
     n_threads = workers or joblib.cpu_count()
@@ -123,9 +203,9 @@ def load_labelled(
             if image.error is not None:
                 first_error = first_error or f"'{image.image}': {image.error}"
             else:
-                _check_label(image, rows, found, first_name, target)
+                if target is not None:
+                    _check_label(image, rows, found, first_name, target)
                 _note(image, rows, found, first_name, pixels)
-                usable_rows.update(rows)
             if progress is not None:
                 progress(number + 1, len(references))
     if not found:
@@ -133,21 +213,7 @@ def load_labelled(
             f"None of the {len(references)} images can be used; first: {first_error}. Check the "
             "paths in the table and the folder that they start from."
         )
-    left_out = sorted(set(range(len(frame))) - usable_rows)
-    if left_out and first_error is None:
-        first_error = f"row {left_out[0] + 1} names no image"
-    rows_by_image = list(found.values())
-    values = [_values(groups, rows) for rows in rows_by_image]
-    return LabelledImages(
-        pixels[: len(found)],
-        list(found),
-        target.y[[rows[0] for rows in rows_by_image]],
-        link_groups(len(found), rows_by_image, values),
-        values,
-        len(left_out),
-        first_error,
-        note,
-    )
+    return LoadedPixels(pixels[: len(found)], found, first_error, note)
 
 
 def _values(groups: Sequence[Any], rows: Sequence[int]) -> list[Any]:

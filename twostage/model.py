@@ -263,8 +263,7 @@ def _check_that_it_predicts(model: AnyModel) -> None:
     blocks = {name: _two_images(name, dim) for name, dim in model.dims.items()}
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
-        is_staged = isinstance(model, StagedModel)
-        seen: Any = [blocks] * len(model.backbones) if is_staged else blocks
+        seen: Any = model.looking_at(blocks)
         outputs = model.outputs(frame, seen)
         if isinstance(model, FittedModel):  # the members of a part are checked when it is read
             for member in model.members:

@@ -10,7 +10,8 @@ from scipy.special import log_softmax
 
 from twostage.backbones.tuned import LinearTop
 from twostage.errors import UsageError, did_you_mean
-from twostage.fitted import Blocks, Embed, FittedModel, Predictor
+from twostage.fitted import Blocks, Embed, FitSettings, FittedModel, Predictor
+from twostage.heads import heads_of, name_of
 from twostage.seen import SeenRows
 from twostage.table.roles import IGNORED, Column
 from twostage.training.settings import TuningSettings
@@ -20,6 +21,7 @@ NAIVE = (
     "word for more than it is worth on new images. This mode is there to be compared with."
 )
 MODES = ("holdout", "oof-scores", "crossfit", "naive")
+JOINT = "joint"
 _OF_SPLITS = ("share", "n_folds")
 
 
@@ -29,8 +31,8 @@ class StagingSettings:
 
     Attributes
     ----------
-    mode : {"holdout", "oof-scores", "crossfit", "naive"}
-        See `twostage.staging`.
+    mode : {"holdout", "oof-scores", "crossfit", "naive", "joint"}
+        See `twostage.staging`; "joint" is that of the head of that name.
     share : float
         Of the rows that "holdout" tunes on; stage two learns from the others.
     n_folds : int
@@ -45,7 +47,7 @@ class StagingSettings:
     tuning: TuningSettings = field(default_factory=TuningSettings)
 
     def __post_init__(self) -> None:
-        if self.mode not in MODES:
+        if self.mode not in (*MODES, JOINT):
             known = ", ".join(MODES)
             raise UsageError(f"finetune must be None or one of {known}; found {self.mode!r}.")
         if not 0.05 <= self.share <= 0.95:
@@ -87,6 +89,35 @@ class StagingSettings:
     def options(self) -> dict[str, Any]:
         """Return the options that `chosen` makes these settings of, whatever the defaults."""
         return {name: getattr(self, name) for name in _OF_SPLITS} | asdict(self.tuning)
+
+
+def is_joint(settings: FitSettings) -> bool:
+    """Whether a joint network sees images, and so can be trained with its backbone."""
+    if not settings.image_columns or settings.features == "table":
+        return False
+    return [name_of(head) for head in heads_of(settings.head)] == [JOINT]
+
+
+def check_joint(settings: FitSettings, how: TuningSettings) -> None:
+    """Check that a joint network can be trained with its backbone as asked for.
+
+    Raises
+    ------
+    UsageError
+        If pairs of images are to be mixed, or the network sees embeddings otherwise than they are.
+    """
+    if how.mixup:
+        raise UsageError(
+            "mixup mixes pairs of images, and the head joint reads columns too, whose categories "
+            "and words can't be mixed. Leave it out."
+        )
+    (head,) = heads_of(settings.head)
+    if head.recipe.changed(**settings.recipe).blocks != "raw":
+        raise UsageError(
+            "The head joint trains the backbone through its embeddings as they are, and image "
+            "features are to be others. Leave --image-features (image_features) out, or freeze the "
+            "backbone by --unfreeze none."
+        )
 
 
 @dataclass(frozen=True)
@@ -185,6 +216,10 @@ class StagedModel(Predictor):
     def look(self, embed: Embed) -> list[Blocks]:
         """Return the embeddings of rows by each of ``backbones``."""
         return [embed(spec) for spec in self.backbones]
+
+    def looking_at(self, blocks: Blocks) -> list[Blocks]:
+        """Return the embeddings, once for each of ``backbones``."""
+        return [blocks] * len(self.backbones)
 
     def blocks_in(self, images: Sequence[Blocks]) -> Blocks:
         """Return the embeddings by the first backbone."""

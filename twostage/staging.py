@@ -9,6 +9,8 @@ has not seen its label, nor its group's:
 - "oof-scores": backbones tuned on all rows but a fold give the fold's rows scores, by their tops.
   These join the table, beside embeddings by the backbone as it came; new rows get their mean.
 - "naive": both stages learn from all rows. It is there to be compared with.
+- "joint": a network is fitted on the embeddings of a backbone as it came, then both are trained
+  together, by whole rows: there is no second stage that could learn from what the first has seen.
 """
 
 import logging
@@ -24,26 +26,29 @@ import pandas as pd
 from twostage.backbones.spec import BackboneSettings, BackboneSpec
 from twostage.backbones.tuned import TunedBackbone, find_tuned
 from twostage.cache import place_for_backbone
+from twostage.cotraining import Cotraining, cotrain
 from twostage.errors import BackboneError, DataError
 from twostage.extraction import ExtractionOptions
-from twostage.finetuning import NOBODY, Progress, finetune
+from twostage.finetuning import finetune
 from twostage.fingerprint import hash_file, hash_json
 from twostage.fitted import FitSettings, FittedModel
-from twostage.fitting import fit_model, record_of, tell_seen, without_seen
+from twostage.fitting import fit_model, record_of, tell_seen, weights_of, without_seen
 from twostage.joins import ImageBlock
 from twostage.rows import TrainingRows
 from twostage.seen import SeenRows
 from twostage.sources import blocks_from_files, check_usable
 from twostage.splits import covering_folds, holdout, partition
-from twostage.staged import Scorer, StagedModel, StagingSettings, free_name, scores_of
+from twostage.staged import JOINT, Scorer, StagedModel, StagingSettings, free_name, scores_of
 from twostage.store.store import EmbeddingStore
 from twostage.table.roles import NUMERIC, Column
 from twostage.targets import Target
+from twostage.training.epochs import NOBODY, Progress
 
 log = logging.getLogger("twostage")
 
 PathLike = str | os.PathLike[str]
 _KEY_VERSION = 1
+_VALIDATION = 0.2  # of the rows of a joint network
 
 
 @dataclass(frozen=True)
@@ -122,8 +127,10 @@ class Staging:
             If no image is usable, an image has two labels, or there are too few rows or groups.
         """
         check_usable(rows.blocks)
-        _check_labels(rows, target)
         work = _Work(self, rows, target, columns)
+        if self.how.mode == JOINT:
+            return work.joint()
+        _check_labels(rows, target)
         if self.how.mode == "naive":
             return work.naive()
         if self.how.mode == "holdout":
@@ -195,6 +202,59 @@ class _Work:
         part = replace(part, backbone=self.staging.parent)
         return self._model([part], [train for train, _ in folds], seen, scorers, names)
 
+    def joint(self) -> StagedModel:
+        train, validation = self._cut(_VALIDATION)
+        settings, everything = self.staging.settings, np.arange(len(self.rows))
+        log.info("Network: fitted on embeddings by the backbone as it came ...")
+        start = fit_model(self.rows.take(train), self.target.take(train), settings, self.columns)
+        tuned = self._cotrained(start, train, validation)
+        n_images = np.sum([block.n_images for block in self.rows.blocks.values()], axis=0)
+        _, spec = self._embed(self.rows.take(np.flatnonzero(n_images)[:1]), tuned)
+        if _stayed(tuned):
+            part = fit_model(self.rows, self.target, settings, self.columns)
+        else:
+            start.members[0].head.network_.set_weights(tuned.network_weights().arrays)
+            record = record_of(self.rows, self.columns)
+            part = replace(start, n_rows=len(self.rows), trained_on=record)
+        return self._model([replace(part, backbone=spec)], [everything], tuned.seen())
+
+    def _cotrained(
+        self, start: FittedModel, train: np.ndarray, validation: np.ndarray
+    ) -> TunedBackbone:
+        """Return the backbone of a joint network, from the cache if it was trained before."""
+        staging, rows = self.staging, self.rows
+        images, settings = staging.images, staging.settings
+        weights = weights_of(rows, self.target, settings)
+        weights = np.ones(len(rows)) if weights is None else weights / weights.mean()
+        (member,) = start.members
+        what = Cotraining(
+            images.folder,
+            images.backbone,
+            member,
+            rows,
+            weights,
+            train,
+            validation,
+            settings.image_pooling,
+            staging.how.tuning,
+        )
+        with place_for_backbone(self._joint_key(what), images.cache_dir) as folder:
+            tuned = _kept(folder)
+            if tuned is not None:
+                log.info("Both were trained together on these rows before.")
+                return tuned
+            cotrain(
+                folder,
+                what,
+                target=settings.target,
+                group=_group_of(rows, settings),
+                workers=images.options.workers,
+                max_pixels=images.options.max_pixels,
+                device=images.options.device,
+                progress=images.progress,
+            )
+            return TunedBackbone.in_folder(folder)
+
     def _cut(self, share: float) -> tuple[np.ndarray, np.ndarray]:
         """Return two parts of the rows, the second of about a share; no group is in both."""
         larger, smaller = holdout(
@@ -262,15 +322,16 @@ class _Work:
                 if done.stopped:
                     log.info("Ended early: %s.", done.stopped)
                 tuned = TunedBackbone.in_folder(folder)
-        if tuned.record["training"]["best_epoch"] == 0:
-            log.info("No epoch was better than the backbone as it came: it stays that.")
+        _stayed(tuned)
         return tuned
 
-    def _key_of(self, rows: TrainingRows, target: Target) -> str:
+    def _key_of(self, rows: TrainingRows, target: Target, joint: Any = None) -> str:
         """Return a digest of all that makes a tuned backbone what it is."""
         groups = rows.group_values
+        more = {} if joint is None else {"joint": joint}
         return hash_json(
-            {
+            more
+            | {
                 "version": _KEY_VERSION,
                 "parent": BackboneSpec.from_dict(self.staging.parent, "the cache").key,
                 "tuning": asdict(self.staging.how.tuning),
@@ -281,6 +342,24 @@ class _Work:
                 "images": [block.content_hashes for block in rows.blocks.values()],
             }
         )
+
+    def _joint_key(self, what: Cotraining) -> str:
+        """Return a digest of all that makes a backbone that is trained with a network."""
+        settings, head = self.staging.settings, what.member.head
+        recipe = dict(settings.recipe)
+        if recipe.get("word_vectors") is not None:
+            recipe["word_vectors"] = hash_file(Path(recipe["word_vectors"]))
+        more = {
+            "table": record_of(what.rows, self.columns)["row_digest"].tolist(),
+            "columns": [asdict(column) for column in self.columns],
+            "recipe": recipe,
+            "head": head.parameters(),
+            "network": [list(array.shape) for array in head.network_.get_weights()],
+            "pooling": what.pooling,
+            "weights": what.weights.tolist(),
+            "train": what.train.tolist(),
+        }
+        return self._key_of(what.rows, self.target, more)
 
     def _embed(
         self, rows: TrainingRows, tuned: TunedBackbone
@@ -351,17 +430,31 @@ def _kept(folder: Path) -> TunedBackbone | None:
     return tuned if tuned is not None and tuned.is_whole() else None
 
 
+def _stayed(tuned: TunedBackbone) -> bool:
+    """Whether no epoch was better than the backbone as it came; if so, tell it."""
+    if tuned.record["training"]["best_epoch"]:
+        return False
+    log.info("No epoch was better than the backbone as it came: it stays that.")
+    return True
+
+
 def _as_table(
     rows: TrainingRows, target: Target, settings: FitSettings
 ) -> tuple[pd.DataFrame, str, str | None]:
     """Return what tuning learns from: images, labels and groups, and the names of the latter."""
     table = rows.frame[list(rows.blocks)].reset_index(drop=True)
     table[settings.target] = target.y if target.classes is None else target.classes[target.y]
-    if rows.group_values is None:
-        return table, settings.target, None
-    group = settings.group or free_name("group", rows.frame)
-    table[group] = rows.group_values
+    group = _group_of(rows, settings)
+    if group is not None:
+        table[group] = rows.group_values
     return table, settings.target, group
+
+
+def _group_of(rows: TrainingRows, settings: FitSettings) -> str | None:
+    """Return the name of the groups' column, if there are groups."""
+    if rows.group_values is None:
+        return None
+    return settings.group or free_name("group", rows.frame)
 
 
 def _check_labels(rows: TrainingRows, target: Target) -> None:

@@ -88,6 +88,44 @@ class LinearTop:
 
 
 @dataclass(frozen=True)
+class NetworkWeights:
+    """What the network of a head became that was trained together with a backbone.
+
+    Attributes
+    ----------
+    arrays : list of arrays
+        As Keras' ``get_weights`` gives them.
+    """
+
+    arrays: list[np.ndarray]
+
+    def to_bytes(self) -> bytes:
+        """Return it as a file of NumPy arrays."""
+        sink = BytesIO()
+        named: dict[str, Any] = {f"weight_{i}": array for i, array in enumerate(self.arrays)}
+        np.savez(sink, **named)
+        return sink.getvalue()
+
+    @classmethod
+    def read(cls, file: Path) -> "NetworkWeights":
+        """Read what `to_bytes` wrote.
+
+        Raises
+        ------
+        BackboneError
+            If the file is gone or damaged.
+        """
+        try:
+            arrays = read_arrays(file)
+            return cls([arrays[f"weight_{i}"] for i in range(len(arrays))])
+        except (OSError, ValueError, KeyError) as error:
+            raise BackboneError(
+                f"'{file}', the network that the backbone was trained with, can't be read "
+                f"({type(error).__name__}). Copy the backbone's folder again, or train it anew."
+            ) from error
+
+
+@dataclass(frozen=True)
 class TunedBackbone:
     """A tuned backbone on disk.
 
@@ -159,6 +197,16 @@ class TunedBackbone:
             If its file is gone, damaged, or another one than was written.
         """
         return LinearTop.read(self._own(TOP))
+
+    def network_weights(self) -> NetworkWeights:
+        """Return what a head's network became that was trained with it.
+
+        Raises
+        ------
+        BackboneError
+            If its file is gone, damaged, or another one than was written.
+        """
+        return NetworkWeights.read(self._own(TOP))
 
     def _own(self, name: str) -> Path:
         """Return the path of a file; raise BackboneError if another lies there by now."""
@@ -268,7 +316,7 @@ def write_tuned(
     spec: "BackboneSpec",
     origin: Mapping[str, Any],
     seen: SeenRows,
-    top: LinearTop,
+    top: LinearTop | NetworkWeights,
     history: Mapping[str, bytes],
 ) -> None:
     """Write a tuned backbone, whole or not at all; an older one in its place is replaced.
@@ -285,9 +333,9 @@ def write_tuned(
         How it was trained.
     seen : SeenRows
         What it was trained on.
-    top : LinearTop
+    top : LinearTop or NetworkWeights
         What it was trained with: from embeddings to logits, or to values of the target (their
-        logarithm, if that was learned).
+        logarithm, if that was learned); or a head's network.
     history : mapping of str to bytes
         Files that tell of the epochs, by their names: `HISTORY`, `PLOT`.
 

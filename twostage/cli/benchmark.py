@@ -12,9 +12,12 @@ from twostage.cli.embedded import check_columns, kind_in, with_embedded
 from twostage.cli.fit import asked_of_networks, listed_images
 from twostage.cli.live import cells_told
 from twostage.cli.options import (
+    IMAGES,
     NETWORK,
+    PLACES,
     STORE,
     TABLE,
+    TUNING,
     allow_seen_option,
     class_weight_option,
     group_option,
@@ -29,9 +32,12 @@ from twostage.cli.options import (
     target_from_folder_option,
     task_options,
     tune_option,
+    tuning_batch_option,
+    tuning_options,
 )
 from twostage.cli.output import UNREADABLE, plural, print_json, print_result, say
 from twostage.cli.sequences import join_to_learn
+from twostage.cli.staging import BATCH, given_options, tuning_of
 from twostage.errors import UsageError
 
 if TYPE_CHECKING:
@@ -59,7 +65,12 @@ if TYPE_CHECKING:
     metavar="NAMES",
     default="lightgbm,keras",
     show_default=True,
-    help="Heads to compare, with commas between; each as for --head of fit.",
+    help="Heads to compare, with commas between; each as for --head of fit. With --images, joint "
+    "trains the backbone in each fold, joint:BLOCK from that block on, joint:none leaves it as it "
+    "is; linear:crossfit tunes it as fit --finetune does.",
+)
+@click.option(
+    "--images", type=IMAGES, help=f"For heads that train a backbone, beside STORE: {PLACES}."
 )
 @network_options
 @click.option(
@@ -125,6 +136,8 @@ if TYPE_CHECKING:
     metavar="N",
     help="Processes, which share the cores; one per core by default. Scores do not depend on it.",
 )
+@tuning_options
+@tuning_batch_option
 @role_options
 @sequence_options
 @recipe_options
@@ -163,6 +176,8 @@ def benchmark(
     frame, chosen = join_to_learn(frame, fit_settings(common, target_from_folder), options, quiet)
     chosen = with_embedded(chosen, kind)
     settings = dict(vars(chosen))
+    told_of_tuning = given_options(ctx, (*TUNING, BATCH))
+    tuning = tuning_of(options, options["class_weight"], options["random_state"])
     for name in ("head", "features", "n_jobs"):
         del settings[name]
     given = [name for name in (options["features"] or "").split(",") if name]
@@ -179,6 +194,8 @@ def benchmark(
             time_column=options["time_column"],
             split=options["split"],
             near_duplicates=_threshold(options["near_duplicates"]),
+            images=options["images"],
+            finetuning=asdict(tuning) if options["images"] or told_of_tuning else None,
             importance=options["importance"],
             n_jobs=options["n_jobs"],
             command=shlex.join(["twostage", *sys.argv[1:]]),
@@ -333,13 +350,19 @@ def _record(found: "Benchmark") -> dict[str, Any]:
 
 def _heads(options: dict[str, Any]) -> dict[str, Any]:
     """Return heads by name, those that are networks of several inputs as asked for in detail."""
+    from twostage.evaluation.arms import Trained
     from twostage.heads import make_head
 
     asked, names = asked_of_networks(options), _names(options["heads"])
     if not asked:
         return dict(zip(names, names, strict=True))
-    networks = [name for name in names if "joint" in name.split("+")] or names
-    return {name: make_head(name, **asked) if name in networks else name for name in names}
+    networks = [name for name in names if "joint" in name.partition(":")[0].split("+")] or names
+    made: dict[str, Any] = {}
+    for name in names:
+        own, colon, how = name.partition(":")
+        head = make_head(own, **asked) if name in networks else own
+        made[name] = Trained(head, how) if colon else head
+    return made
 
 
 def _names(text: str) -> list[str]:

@@ -30,6 +30,7 @@ from twostage.cli.options import (
     target_from_folder_option,
     task_options,
     tune_option,
+    tuning_batch_option,
     tuning_options,
     variant_options,
 )
@@ -84,8 +85,9 @@ _OF_BACKBONE = (
     default="lightgbm",
     show_default=True,
     help="lightgbm, keras, linear, random-forest, svm, joint: one network with a branch for each "
-    "kind of column, texts and sequences too; or blend: of linear, lightgbm and, up to 10,000 "
-    "rows, svm; for more than 20 classes of linear and keras. Names joined by + are blended.",
+    "kind of column, texts and sequences too, trained together with the backbone; or blend: of "
+    "linear, lightgbm and, up to 10,000 rows, svm; for more than 20 classes of linear and keras. "
+    "Names joined by + are blended.",
 )
 @network_options
 @tune_option
@@ -125,13 +127,7 @@ _OF_BACKBONE = (
     help="Of the rows, those that holdout tunes on.",
 )
 @tuning_options
-@click.option(
-    "--tuning-batch-size",
-    type=click.IntRange(1),
-    default=32,
-    show_default=True,
-    help="Images to a step of tuning.",
-)
+@tuning_batch_option
 @role_options
 @sequence_options
 @recipe_options

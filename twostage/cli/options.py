@@ -298,10 +298,11 @@ tuning_options = together(
     ),
     click.option(
         "--unfreeze",
-        metavar="N|all|BLOCK",
+        metavar="N|all|BLOCK|none",
         default="all",
         show_default=True,
-        help="What is trained: the last N blocks, all, or those from BLOCK on.",
+        help="What is trained: the last N blocks, all, or those from BLOCK on; with --head joint "
+        "also none.",
     ),
     click.option(
         "--gradual", is_flag=True, help="Let blocks join in three steps, the last ones first."
@@ -380,7 +381,7 @@ tuning_options = together(
         type=click.FloatRange(0, 0.99),
         default=0.2,
         show_default=True,
-        help="Of the embedding, before the top.",
+        help="Of the embedding, before a linear top; the head joint has its own.",
     ),
     click.option(
         "--patience",
@@ -391,6 +392,13 @@ tuning_options = together(
     ),
 )
 
+tuning_batch_option = click.option(
+    "--tuning-batch-size",
+    type=click.IntRange(1),
+    default=32,
+    show_default=True,
+    help="Images to a step of tuning.",
+)
 target_from_folder_option = click.option(
     "--target-from-folder",
     is_flag=True,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import click
 
 if TYPE_CHECKING:
-    from twostage.finetuning import Progress
+    from twostage.training.epochs import Progress
 
 UNREADABLE = 3
 _SECONDS_BETWEEN_LINES = 10.0
@@ -161,7 +161,7 @@ def epochs_told(
     quiet: bool,
 ) -> "Iterator[Callable[[Callable[[int, int], None] | None], Progress]]":
     """Yield what makes a progress of tuning that tells of steps and epochs; of nothing if quiet."""
-    from twostage.finetuning import Progress
+    from twostage.training.epochs import Progress
 
     def of_nothing(loaded: Callable[[int, int], None] | None) -> Progress:
         return Progress()

@@ -18,25 +18,27 @@ if TYPE_CHECKING:
     from twostage.staged import AnyModel, StagedModel, StagingSettings
     from twostage.store.store import EmbeddingStore
     from twostage.targets import Target
+    from twostage.training.settings import TuningSettings
 
-_BATCH = "tuning_batch_size"
+BATCH = "tuning_batch_size"
 _OF_SPLITS = ("share", "n_folds")
+JOINT_NEEDS_IMAGES = (
+    "The head joint trains the backbone on the images themselves: give --images with their folder. "
+    "On the embeddings in a STORE its network alone can be trained: --unfreeze none."
+)
 
 
 def check_tuning(ctx: click.Context, images: str | None, options: dict[str, Any]) -> None:
     """Refuse to tune without images, and options of tuning where nothing is tuned."""
-    mode = options["finetune"]
-    if mode == "none":
-        of_tuning = [
-            parameter.opts[0]
-            for parameter in ctx.command.params
-            if parameter.name in (*TUNING, _BATCH, *_OF_SPLITS)
-            and ctx.get_parameter_source(parameter.name) is click.core.ParameterSource.COMMANDLINE
-        ]
-        if of_tuning:
+    mode, is_joint = options["finetune"], options["head"] == "joint"
+    given = given_options(ctx, (*TUNING, BATCH, *_OF_SPLITS))
+    if is_joint:
+        check_joint(images, options, given)
+    elif mode == "none":
+        if given:
             raise UsageError(
-                f"{', '.join(of_tuning)}: nothing is tuned without --finetune. Choose a mode, such "
-                "as --finetune crossfit, or leave this out."
+                f"{', '.join(given)}: nothing is tuned without --finetune or --head joint. Choose "
+                "a mode, such as --finetune crossfit, or leave this out."
             )
     elif not images:
         raise UsageError(
@@ -50,22 +52,71 @@ def check_tuning(ctx: click.Context, images: str | None, options: dict[str, Any]
         )
 
 
-def staging_of(settings: "FitSettings", options: dict[str, Any]) -> "StagingSettings | None":
-    """Return how backbones are to be tuned, if they are."""
-    from twostage.staged import NAIVE, StagingSettings
+def check_joint(images: str | None, options: dict[str, Any], given: Sequence[str]) -> None:
+    """Refuse what does not go with the head joint, which trains a backbone itself."""
+    if options["finetune"] != "none":
+        raise UsageError(
+            f"--finetune {options['finetune']}: the head joint trains the backbone itself, with "
+            "its network. Leave --finetune out; --unfreeze, --epochs and the like say how."
+        )
+    of_splits = [name for name in given if name in ("--tuning-folds", "--tuning-share")]
+    if of_splits:
+        raise UsageError(
+            f"{', '.join(of_splits)}: the head joint learns from whole rows, and tunes nothing on "
+            "a part of them. Leave it out."
+        )
+    if options["features"] == "table":
+        if given:
+            raise UsageError(
+                f"{', '.join(given)}: with --features table there is no backbone to train. Leave "
+                "it out."
+            )
+    elif not images and not is_frozen(options):
+        raise UsageError(JOINT_NEEDS_IMAGES)
+
+
+def given_options(ctx: click.Context, names: Sequence[str]) -> list[str]:
+    """Return those of some options, by their names in Python, that the command line has."""
+    return [
+        parameter.opts[0]
+        for parameter in ctx.command.params
+        if parameter.name in names
+        and ctx.get_parameter_source(parameter.name) is click.core.ParameterSource.COMMANDLINE
+    ]
+
+
+def is_frozen(options: dict[str, Any]) -> bool:
+    """Whether nothing of a backbone is to be trained."""
+    return str(options["unfreeze"]) in ("0", "none")
+
+
+def tuning_of(options: dict[str, Any], class_weight: Any, random_state: int) -> "TuningSettings":
+    """Return how backbones are tuned, by the options of a command."""
     from twostage.training.settings import TuningSettings
 
+    return TuningSettings(
+        **{name: options[name] for name in TUNING},
+        batch_size=options[BATCH],
+        class_weight=class_weight,
+        random_state=random_state,
+    )
+
+
+def staging_of(settings: "FitSettings", options: dict[str, Any]) -> "StagingSettings | None":
+    """Return how backbones are to be tuned, if they are."""
+    from twostage.staged import JOINT, NAIVE, StagingSettings, check_joint, is_joint
+
     mode = options["finetune"]
-    if mode == "none":
+    if mode == "none" and not is_joint(settings):
         return None
     if mode == "naive":
         say(NAIVE)
-    tuning = TuningSettings(
-        **{name: options[name] for name in TUNING},
-        batch_size=options[_BATCH],
-        class_weight=settings.class_weight,
-        random_state=settings.random_state,
-    )
+    tuning = tuning_of(options, settings.class_weight, settings.random_state)
+    if mode == "none":
+        if tuning.is_frozen:
+            return None
+        check_joint(settings, tuning)
+        return StagingSettings(JOINT, tuning=tuning)
     return StagingSettings(mode, **{name: options[name] for name in _OF_SPLITS}, tuning=tuning)
 
 
@@ -119,6 +170,7 @@ def tuning_lines(fitted: "AnyModel") -> list[str]:
         f"their scores ({plural(n_names, 'column')}), from which the head learned beside the "
         "embeddings; of new rows their mean is taken.",
         "naive": NAIVE,
+        "joint": f"{parent} and the network were trained together on {sizes} rows.",
     }[fitted.staging.mode]
     return [f"Fine-tuned ({fitted.staging.mode}): {line}"]
 

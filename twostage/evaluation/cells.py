@@ -9,17 +9,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from threadpoolctl import threadpool_limits
 
 from twostage.errors import BenchmarkError, TwoStageError
 from twostage.evaluation.arms import Arm
 from twostage.evaluation.importance import CellImportance, is_told_of, permutation_importance
 from twostage.evaluation.resampling import Fold
-from twostage.fitted import FittedModel
-from twostage.fitting import fit_model, tell_roles
+from twostage.fitted import FitSettings
+from twostage.fitting import Learner, StageTwo, tell_roles
 from twostage.rows import TrainingRows
+from twostage.staged import AnyModel
 from twostage.table.roles import Column
 from twostage.targets import Target
 
@@ -139,10 +142,12 @@ def _run(
     settings = replace(arm.settings, n_jobs=n_threads)
     columns = roles_of(arm, rows, np.union1d(fold.train, fold.test))
     started = time.perf_counter()
-    model = fit_model(rows.take(fold.train), target.take(fold.train), settings, columns)
+    learner = _learner(arm, settings)
+    model = learner.fit(rows.take(fold.train), target.take(fold.train), columns)
     fit_seconds = time.perf_counter() - started
     test = rows.take(fold.test)
-    predicted, seconds = _predict(model, test)
+    images = learner.images_of(test, model)
+    predicted, seconds = _predict(model, test.frame, images)
     n_bad = int((~np.isfinite(predicted)).reshape(len(predicted), -1).any(axis=1).sum())
     if n_bad:
         raise BenchmarkError(
@@ -152,6 +157,7 @@ def _run(
     importance = None
     if n_permutations and is_told_of(arm):
         seed = (settings.random_state, fold.repeat, fold.number)
+        test = replace(test, blocks=model.blocks_in(images))
         importance = permutation_importance(
             model, test, target.y[fold.test], n_permutations, len(fold.train), seed
         )
@@ -169,22 +175,39 @@ def _run(
     )
 
 
-def _predict(model: FittedModel, test: TrainingRows) -> tuple[np.ndarray, float]:
+def _learner(arm: Arm, settings: FitSettings) -> Learner[Any]:
+    """Return what learns from the rows of a fold."""
+    if arm.staging is None or arm.pictures is None:
+        return StageTwo(settings)
+    from twostage.backbones.lazy import runnable  # what trains needs Keras
+    from twostage.backbones.spec import BackboneSpec
+    from twostage.extraction import ExtractionOptions
+    from twostage.staging import ImageSource, Staging
+
+    options = ExtractionOptions(workers=settings.n_jobs)
+    parent = BackboneSpec.from_dict(arm.pictures.spec, "the store")
+    backbone = runnable(parent, options.device).to_settings()
+    images = ImageSource(arm.pictures.folder, backbone, options)
+    return Staging(arm.staging, settings, images, arm.pictures.spec)
+
+
+def _predict(model: AnyModel, frame: pd.DataFrame, images: Any) -> tuple[np.ndarray, float]:
     """Return predictions, and the seconds of the fastest of a few."""
     predict = model.predict_proba if model.is_classification else model.predict
     seconds = []
     for _ in range(_N_TIMINGS):
         started = time.perf_counter()
-        predicted = predict(test.frame, test.blocks)
+        predicted = predict(frame, images)
         seconds.append(time.perf_counter() - started)
     return predicted, min(seconds)
 
 
-def _model_bytes(model: FittedModel) -> float:
+def _model_bytes(model: AnyModel) -> float:
     """Return what encoders and heads take on disk, without backbone and record of the rows."""
     try:
         with TemporaryDirectory() as folder:
-            for number, member in enumerate(model.members):
+            members = [member for part in model.parts for member in part.members]
+            for number, member in enumerate(members):
                 place = Path(folder) / str(number)
                 place.mkdir()
                 member.save(place)

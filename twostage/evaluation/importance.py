@@ -9,9 +9,9 @@ import numpy as np
 
 from twostage.evaluation.arms import BOTH, TABLE, Arm
 from twostage.evaluation.scoring import all_metrics, score_fold
-from twostage.fitted import FittedModel
 from twostage.metrics import METRICS
 from twostage.rows import TrainingRows, take_blocks
+from twostage.staged import JOINT, AnyModel
 
 BLOCK, COLUMN = "block", "column"
 IMAGE_BLOCK = "images"
@@ -71,12 +71,16 @@ class CellImportance:
 
 
 def is_told_of(arm: Arm) -> bool:
-    """Tell whether importance is computed: of images alone it would be their score again."""
-    return arm.features in (BOTH, TABLE)
+    """Tell whether importance is computed.
+
+    Of images alone it would be their score again, and of several backbones it is not known.
+    """
+    has_several = arm.staging is not None and arm.staging.mode != JOINT
+    return arm.features in (BOTH, TABLE) and not has_several
 
 
 def permutation_importance(
-    model: FittedModel,
+    model: AnyModel,
     test: TrainingRows,
     y: np.ndarray,
     n_permutations: int,
@@ -87,10 +91,10 @@ def permutation_importance(
 
     Parameters
     ----------
-    model : FittedModel
-        Fitted on other rows.
+    model : FittedModel or StagedModel
+        Fitted on other rows; of one backbone at most.
     test : TrainingRows
-        With groups.
+        With groups, and embeddings by the model's backbone.
     y : array of shape (n_test,)
         Class numbers, or values in the target's unit.
     n_permutations : int
@@ -117,7 +121,7 @@ def permutation_importance(
         test = test.take(np.sort(rng.choice(n_test, n_rows, replace=False)))
     groups = np.arange(n_rows) if test.groups is None else test.groups
     orders = np.stack([order_between_groups(groups, rng) for _ in range(n_made)])
-    predict = model.predict_proba if model.is_classification else model.predict
+    predict = _predictor(model)
     # Intact rows are predicted anew, in batches of the same shape: another shape is added up in
     # another order, and what a model does not use at all would seem to matter in the last digits.
     intact = _scores(predict, test, None, orders)
@@ -129,13 +133,18 @@ def permutation_importance(
     return CellImportance(n_permutations, n_made, 1 - n_rows / n_test, seconds, drops)
 
 
-def sources_of(model: FittedModel) -> list[Source]:
+def sources_of(model: AnyModel) -> list[Source]:
     """Return what a model looks at: the images as one block, and each column of the table."""
     block = [(BLOCK, IMAGE_BLOCK)] if model.dims else []
     return block + [(COLUMN, name) for name in model.table_columns]
 
 
-def _what_is_looked_at(model: FittedModel, test: TrainingRows) -> TrainingRows:
+def _predictor(model: AnyModel) -> Callable[..., np.ndarray]:
+    predict = model.predict_proba if model.is_classification else model.predict
+    return lambda frame, blocks: predict(frame, model.looking_at(blocks))
+
+
+def _what_is_looked_at(model: AnyModel, test: TrainingRows) -> TrainingRows:
     blocks = {name: test.blocks[name] for name in model.dims}
     return replace(test, frame=test.frame[model.table_columns], blocks=blocks)
 

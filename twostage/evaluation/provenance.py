@@ -49,12 +49,19 @@ def identity_of(
             ]
             for arm in arms
         },
+        **_tuning_of(arms),
         "features": list(dict.fromkeys(arm.features for arm in arms)),
         "settings": common,
         "resampling": asdict(how),
         "near_duplicates": near_duplicates,
         "versions": {name: version(name) for name in _VERSIONS},
     }
+
+
+def _tuning_of(arms: Sequence[Arm]) -> dict[str, Any]:
+    """Return how backbones are trained in the folds, if any is."""
+    found = {arm.head: arm.staging.options() for arm in arms if arm.staging is not None}
+    return {"tuning": found} if found else {}
 
 
 def facts_of(

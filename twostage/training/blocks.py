@@ -9,8 +9,8 @@ from typing import Any
 from twostage.backbones.quiet_keras import keras
 from twostage.backbones.unrolling import Call, UnrolledNetwork
 from twostage.errors import UsageError, did_you_mean, listed
+from twostage.training.settings import ALL
 
-ALL = "all"
 # What the layers of a block have in common: block_13_expand, conv5_block3_2_conv, conv_pw_13_bn.
 _NUMBERED = (
     re.compile(r"(.*?block_?\d+[a-z]?)(?=[_/]|$)"),

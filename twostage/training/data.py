@@ -55,19 +55,22 @@ class Examples:
     Attributes
     ----------
     x : array of shape (n_all, ...)
-        Pixels or activations, of more rows than these.
-    rows : int array of shape (n,)
-        Which of them.
+        Pixels or activations, of more images than these.
+    rows : int array of shape (n,) or (n, n_images)
+        Which of them; several to an example.
     y : float32 array of shape (n, n_outputs)
         One-hot classes, or values.
     weights : float32 array of shape (n,)
         How much each counts.
+    others : tuple of arrays of shape (n, ...)
+        What else a network takes in.
     """
 
     x: np.ndarray
     rows: np.ndarray
     y: np.ndarray
     weights: np.ndarray
+    others: tuple[np.ndarray, ...] = ()
 
 
 class TrainingBatches(keras.utils.PyDataset):
@@ -80,7 +83,8 @@ class TrainingBatches(keras.utils.PyDataset):
     batch_size : int
         Examples to a batch. Those left over wait for another epoch.
     mixup : float
-        Parameter of the beta distribution that pairs are mixed by; 0 for none.
+        Parameter of the beta distribution that pairs are mixed by; 0 for none. Other inputs than
+        images can't be mixed.
     rng : numpy.random.Generator
         Of the order and the mixing.
 
@@ -99,13 +103,14 @@ class TrainingBatches(keras.utils.PyDataset):
     def __len__(self) -> int:
         return len(self._order) // self._size
 
-    def __getitem__(self, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def __getitem__(self, number: int) -> tuple[Any, np.ndarray, np.ndarray]:
         chosen = self._order[number * self._size :][: self._size]
         x = np.asarray(self._examples.x[self._examples.rows[chosen]])
+        others = tuple(other[chosen] for other in self._examples.others)
         y, weights = self._examples.y[chosen], self._examples.weights[chosen]
         share = np.float32(self._shares[number])
         if share == 1:
-            return x, y, weights
+            return (x, *others) if others else x, y, weights
         x, y, weights = (_mixed(one.astype(np.float32), share) for one in (x, y, weights))
         return x, y, weights
 
@@ -128,7 +133,7 @@ def fed(batches: TrainingBatches) -> Any:
         return batches
     import tensorflow as tf
 
-    signature = tuple(tf.TensorSpec(array.shape, array.dtype) for array in batches[0])
+    signature = tf.nest.map_structure(lambda a: tf.TensorSpec(a.shape, a.dtype), batches[0])
     dataset = tf.data.Dataset.from_generator(
         lambda: (batches[number] for number in range(len(batches))), output_signature=signature
     )

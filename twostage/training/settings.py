@@ -6,6 +6,7 @@ from twostage.backbones.spec import AUTO, PRECISIONS
 from twostage.errors import UsageError
 
 AUGMENTATIONS = ("natural", "medical", "none")
+ALL, NONE = "all", "none"  # of what is trained
 LOSSES = ("crossentropy", "focal")
 CLASS_WEIGHTS = ("balanced",)
 
@@ -19,7 +20,8 @@ class TuningSettings:
     epochs : int
         Passes over the images at most; 0 trains the top alone, and leaves the backbone as it was.
     unfreeze : int or str
-        What is trained: so many last blocks, "all", or the blocks from a name on.
+        What is trained: so many last blocks, "all", or the blocks from a name on; "none" or 0,
+        for the head joint alone, leaves the backbone as it is.
     gradual : bool
         Whether blocks join in three steps, the last ones first.
     learning_rate : float
@@ -49,7 +51,7 @@ class TuningSettings:
     class_weight : {None, "balanced"}
         "balanced" lets rare classes count as much as common ones.
     dropout : float
-        Of the embedding, before the top.
+        Of the embedding, before a linear top; networks have dropout of their own.
     patience : int
         Epochs without a better score after which it ends. The best one is kept in any case, and
         the last ones, in which the learning rate falls, are often that.
@@ -107,8 +109,13 @@ class TuningSettings:
             if getattr(self, name) not in choices:
                 known = ", ".join(str(choice) for choice in choices)
                 raise UsageError(f"{name} must be one of {known}; found {getattr(self, name)!r}.")
-        if self.copies and self.unfreeze == "all":
+        if self.copies and self.unfreeze == ALL:
             raise UsageError(
                 "copies are of activations at the freezing point, and unfreeze='all' has none. "
                 "Freeze some blocks, or leave copies out."
             )
+
+    @property
+    def is_frozen(self) -> bool:
+        """Whether nothing of the backbone is to be trained."""
+        return str(self.unfreeze) in ("0", NONE)

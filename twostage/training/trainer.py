@@ -9,7 +9,6 @@ import numpy as np
 
 from twostage.backbones.network import preprocessed
 from twostage.backbones.quiet_keras import keras
-from twostage.backbones.tuned import LinearTop
 from twostage.gradients import summed_over_several
 from twostage.training.augmentation import augmentation_layers
 from twostage.training.blocks import BlockedNetwork
@@ -18,6 +17,7 @@ from twostage.training.folding import with_norms_folded
 from twostage.training.optimizer import BlockwiseAdamW, schedule
 from twostage.training.placement import padded, shared_size
 from twostage.training.settings import TuningSettings
+from twostage.training.standing import Standing
 
 N_PHASES = 3  # of gradual unfreezing
 Told = Callable[[int, int, float], None]
@@ -50,10 +50,10 @@ class Trainer:
         Number of the first block to train.
     preprocessing : str or None
         What is done to pixels first; None if activations that enter the first block come in.
-    top : LinearTop
-        To start from.
+    top : Standing
+        What stands on the embedding, and is trained with it.
     is_classification : bool
-        Whether the outputs are logits.
+        Whether the outputs are of classes.
     settings : TuningSettings
         How.
     n_rows : int
@@ -64,9 +64,11 @@ class Trainer:
     Attributes
     ----------
     model : keras.Model
-        From pixels or activations to outputs.
+        From pixels or activations, and what else the top takes in, to outputs.
     part : keras.Model
         The network in it, from preprocessed pixels or activations to embeddings.
+    embedder : keras.Model
+        The part of the model before the top, of one image.
     """
 
     def __init__(
@@ -74,7 +76,7 @@ class Trainer:
         network: BlockedNetwork,
         first: int,
         preprocessing: str | None,
-        top: LinearTop,
+        top: Standing,
         *,
         is_classification: bool,
         settings: TuningSettings,
@@ -84,14 +86,12 @@ class Trainer:
         self._network = network
         self._first = first
         self._settings = settings
-        self._is_classification = is_classification
         self._n_devices = n_devices
         self._batch_size = shared_size(min(settings.batch_size, n_rows), n_devices)
         self._steps_per_epoch = max(1, n_rows // self._batch_size)
-        dense = keras.layers.Dense(len(top.bias), name="twostage_top", dtype="float32")
-        self.model = self._built(preprocessing, dense)
-        dense.set_weights([top.kernel, top.bias])
-        self._dense = dense
+        self.embedder = self._embedder(preprocessing)
+        self.model = self._topped(top)
+        self._loss = _loss(settings, is_classification=is_classification, top=top)
         self._phase: int | None = None
 
     def run_epoch(self, epoch: int, examples: Examples, told: Told | None = None) -> EpochRecord:
@@ -116,11 +116,11 @@ class Trainer:
 
     def outputs(self, x: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """Return logits or values of shape (n, n_outputs) of rows of x, without augmentation."""
-        given = [
-            self.model.predict_on_batch(padded(batch, self._n_devices))[: len(batch)]
-            for batch in in_batches(x, rows, self._batch_size)
-        ]  # TensorFlow's strategy gives the whole batch again for each device: the first will do
-        return np.vstack(given).astype(np.float32)
+        return self._predicted(self.model, x, rows)
+
+    def embeddings(self, x: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Return embeddings of shape (n, dim) of rows of x, without augmentation."""
+        return self._predicted(self.embedder, x, rows)
 
     def prepare(self, epoch: int) -> None:
         """Compile for an epoch, if its phase has not begun: blocks join, and a new optimizer."""
@@ -148,7 +148,7 @@ class Trainer:
         optimizer = summed_over_several(optimizer)
         if settings.precision == "float16":  # gradients of its range would vanish
             optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
-        self.model.compile(optimizer, self._loss())
+        self.model.compile(optimizer, self._loss)
         optimizer.build(trained)
 
     def state(self) -> list[np.ndarray]:
@@ -164,11 +164,6 @@ class Trainer:
         """Return the weights of network and top."""
         return [np.array(value) for value in self.model.get_weights()]
 
-    def top(self) -> LinearTop:
-        """Return the top as it is now."""
-        kernel, bias = (np.array(value) for value in self._dense.get_weights())
-        return LinearTop(kernel, bias)
-
     def _variables(self) -> list[Any]:
         return [*self.model.variables, *self.model.optimizer.variables]
 
@@ -182,8 +177,15 @@ class Trainer:
         epochs = range(self._settings.epochs)
         return next((epoch for epoch in epochs if self._phase_of(epoch) == phase), 0)
 
-    def _built(self, preprocessing: str | None, dense: Any) -> Any:
-        """Return the model from pixels or activations to outputs."""
+    def _predicted(self, model: Any, x: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        given = [
+            model.predict_on_batch(padded(batch, self._n_devices))[: len(batch)]
+            for batch in in_batches(x, rows, self._batch_size)
+        ]  # TensorFlow's strategy gives the whole batch again for each device: the first will do
+        return np.vstack(given).astype(np.float32)
+
+    def _embedder(self, preprocessing: str | None) -> Any:
+        """Return the model from an image's pixels or activations to its embedding."""
         settings = self._settings
         begin = 0 if preprocessing else self._first
         self.part = self._network.trained_part(begin)
@@ -197,17 +199,30 @@ class Trainer:
             ):
                 values = layer(values)
             embedding = part(preprocessed(values, preprocessing))
-        embedding = keras.layers.Dropout(settings.dropout, seed=settings.random_state)(embedding)
-        return keras.Model(given, dense(embedding))
+        return keras.Model(given, embedding)
 
-    def _loss(self) -> Any:
-        losses, settings = keras.losses, self._settings
-        if not self._is_classification:
-            return losses.MeanSquaredError()
-        smoothing = {"from_logits": True, "label_smoothing": settings.label_smoothing}
-        if settings.loss == "focal":
-            return losses.CategoricalFocalCrossentropy(**smoothing)
-        return losses.CategoricalCrossentropy(**smoothing)
+    def _topped(self, top: Standing) -> Any:
+        """Return the model from what enters the embedder, once or several times, to outputs."""
+        settings, shape = self._settings, tuple(self.embedder.input.shape[1:])
+        dropout = keras.layers.Dropout(settings.dropout, seed=settings.random_state)
+        if top.n_images is None:
+            given = self.embedder.input
+            return keras.Model(given, top(dropout(self.embedder.output)))
+        ops = keras.ops
+        given = keras.Input((top.n_images, *shape))
+        each = self.embedder(ops.reshape(given, (-1, *shape)))
+        together = ops.reshape(dropout(each), (-1, top.n_images, each.shape[-1]))
+        return keras.Model([given, *top.inputs], top(together))
+
+
+def _loss(settings: TuningSettings, *, is_classification: bool, top: Standing) -> Any:
+    losses = keras.losses
+    if not is_classification:
+        return losses.MeanSquaredError()
+    how = {"from_logits": top.gives_logits, "label_smoothing": settings.label_smoothing}
+    if settings.loss == "focal":
+        return losses.CategoricalFocalCrossentropy(**how)
+    return losses.CategoricalCrossentropy(**how)
 
 
 def _is_batch_norm(layer: Any) -> bool:
