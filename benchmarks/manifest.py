@@ -12,6 +12,7 @@ more memory than this machine has. Results go to artifacts/manifest.json and .md
 
 import hashlib
 import json
+import os
 import platform
 import resource
 import subprocess
@@ -127,7 +128,7 @@ def decide(way: str, store_at: Path, n_rows: int) -> dict[str, Any]:
         steps[step] = {
             "s": time.perf_counter() - started,
             "cpu_s": time.process_time() - cpu_started,
-            "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+            "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024e-6,
         }
 
     with measured("manifest"):
@@ -155,6 +156,7 @@ def decide(way: str, store_at: Path, n_rows: int) -> dict[str, Any]:
         "unchanged": plan.n_unchanged,
         "failed": len(failed),
         "steps": steps,
+        "load": os.getloadavg()[0],
         "digest": digest_of(plan),
     }
 
@@ -192,22 +194,25 @@ def as_markdown(record: dict[str, Any]) -> str:
         "By `benchmarks/manifest.py`: a manifest against a store's parts; one image in "
         f"{NEW} new, one in {CHANGED:,} changed, one in {FAILED:,} to be tried again. Seconds on "
         "the clock, and in brackets those of the processor, to read the parts and to plan; memory "
-        "is the process' peak by then, with the manifest in it. The last columns are what a run "
-        "does around that: errors are collected at its end, and known contents are for images of "
-        "equal bytes. `before` has a Python object per image. Both make the same plan.",
+        "is the process' peak by then, with the manifest in it. The load is how many processes "
+        "wanted the cores by the end; where it is more than there are cores, the processor's "
+        "seconds tell more than the clock's. The last columns are what a run does around that: "
+        "errors are collected at its end, and known contents are for images of equal bytes. "
+        "`before` has a Python object per image. Both make the same plan.",
         "",
-        "| rows | parts | way | read the parts, s | plan, s | **decided, s** | **peak MB** "
+        "| rows | parts | way | load | read the parts, s | plan, s | **decided, s** | **peak MB** "
         "| errors, s | known contents, s | peak MB after all |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in record["results"]:
         steps = row["steps"]
         took = {name: _seconds(step["s"], step["cpu_s"]) for name, step in steps.items()}
         decided = [sum(steps[name][kind] for name in ("index", "plan")) for kind in ("s", "cpu_s")]
         lines.append(
-            f"| {row['rows']:,} | {row['parts']:,} | {row['way']} | {took['index']} | "
-            f"{took['plan']} | {_seconds(*decided)} | {steps['plan']['peak_mb']:,.0f} | "
-            f"{took['errors']} | {took['contents']} | {steps['contents']['peak_mb']:,.0f} |"
+            f"| {row['rows']:,} | {row['parts']:,} | {row['way']} | {row['load']:.0f} | "
+            f"{took['index']} | {took['plan']} | {_seconds(*decided)} | "
+            f"{steps['plan']['peak_mb']:,.0f} | {took['errors']} | {took['contents']} | "
+            f"{steps['contents']['peak_mb']:,.0f} |"
         )
     made = ", ".join(f"{name} {found}" for name, found in record["versions"].items())
     return "\n".join([*lines, "", f"{record['machine']}; {made}.", ""])

@@ -218,6 +218,10 @@ def interval(values: Any) -> dict[str, float]:
     return {"value": mean, "low": mean - float(reach), "high": mean + float(reach)}
 
 
+def _within_one(found: dict[str, float]) -> dict[str, float]:
+    return found | {"low": max(0.0, found["low"]), "high": min(1.0, found["high"])}
+
+
 def compared(scores: pd.DataFrame) -> dict[str, Any]:
     """Return means by arm, and paired differences of each fusion to the others."""
     differences = {}
@@ -228,7 +232,7 @@ def compared(scores: pd.DataFrame) -> dict[str, Any]:
                 differences[f"{fusion} - {other}"] = difference
     return {
         "scores": scores.to_dict("list"),
-        "means": {arm: interval(scores[arm]) for arm in scores.columns},
+        "means": {arm: _within_one(interval(scores[arm])) for arm in scores.columns},
         "differences": differences,
     }
 

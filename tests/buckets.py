@@ -68,16 +68,9 @@ def server():
     thread.join(timeout=10)
 
 
-@pytest.fixture
-def environment(server, monkeypatch):
-    """Say where the server is, and sign in."""
-    import s3fs
-
-    gate, address = server
-    gate.clear()
-    for name in [name for name in os.environ if name.startswith("AWS_")]:
-        monkeypatch.delenv(name)
-    settings = {
+def settings(address):
+    """Return the variables that say where the server is, and sign in."""
+    return {
         "AWS_ENDPOINT_URL": address,
         "AWS_ACCESS_KEY_ID": "test",
         "AWS_SECRET_ACCESS_KEY": "test",
@@ -87,7 +80,18 @@ def environment(server, monkeypatch):
         "AWS_SHARED_CREDENTIALS_FILE": "/nonexistent",
         "AWS_MAX_ATTEMPTS": "1",  # what botocore tries again by itself
     }
-    for name, value in settings.items():
+
+
+@pytest.fixture
+def environment(server, monkeypatch):
+    """Say where the server is, and sign in."""
+    import s3fs
+
+    gate, address = server
+    gate.clear()
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    for name, value in settings(address).items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr("twostage.remote._WAITS_S", (0.0, 0.0, 0.0))
     s3fs.S3FileSystem.clear_instance_cache()

@@ -98,6 +98,10 @@ class StoreError(TwoStageError):
     """A store is missing, damaged, locked, or made by another backbone."""
 
 
+class ExecutorError(TwoStageError):
+    """A cluster can't be reached, or its workers can't do their work."""
+
+
 class ModelError(TwoStageError):
     """A model folder is missing, damaged, or not what it says."""
 

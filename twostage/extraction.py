@@ -26,6 +26,7 @@ from twostage.encoders.spec import EncoderSpec, read_spec
 from twostage.encoders.values import ValueLoader, references_to
 from twostage.errors import ImagesError, StoreError, UsageError
 from twostage.executors.local import LocalExecutor
+from twostage.executors.ray import RayExecutor, RayOptions, check_ready
 from twostage.fingerprint import hash_json
 from twostage.images.loading import ImageLoader
 from twostage.images.manifest import Manifest
@@ -33,19 +34,22 @@ from twostage.images.places import open_place
 from twostage.images.references import Reference
 from twostage.lookup import as_mask
 from twostage.pixels import MAX_PIXELS
-from twostage.store.locking import locked
+from twostage.remote import is_url
+from twostage.remote_worker import WorkerRecipe, condemn, samples_of, split
+from twostage.store.agreement import settle
+from twostage.store.locking import locked, mark_of
 from twostage.store.places import Files, check_folder, delete_files, open_files
-from twostage.store.planning import PLANNED_BY, make_plan
+from twostage.store.planning import PLANNED_BY, Shard, make_plan
 from twostage.store.store import EmbeddingStore
 from twostage.throughput import StageClock, Throughput
-from twostage.worker import Progress, ShardWorker
+from twostage.worker import Progress, ShardRecord, ShardWorker, open_loader
 
 if TYPE_CHECKING:
     import pandas as pd
 
 PathLike = str | os.PathLike[str]
 Embeds = LazyBackbone | LazyEncoder
-_IMAGES_AHEAD = 128
+EXECUTORS = ("local", "ray")
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,10 @@ class ExtractionOptions:
         Called with the number of images done and the number to do.
     max_pixels : int
         Larger images are not decoded: rows with an error, which the next run tries again.
+    executor : {"local", "ray"}
+        Where shards run: in this process, or in a Ray cluster.
+    address, ray_workers, cpus_per_worker, gpus_per_worker
+        Of that cluster; see `twostage.executors.ray.RayOptions`.
     """
 
     batch_size: int | None = None
@@ -80,6 +88,11 @@ class ExtractionOptions:
     verify: bool = False
     progress: Progress | None = None
     max_pixels: int = MAX_PIXELS
+    executor: str = "local"
+    address: str | None = None
+    ray_workers: int | None = None
+    cpus_per_worker: int | None = None
+    gpus_per_worker: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "workers", "max_pixels"):
@@ -89,9 +102,35 @@ class ExtractionOptions:
         for name, choice, choices in (
             ("on_error", self.on_error, ("null", "fail")),
             ("device", self.device, DEVICES),
+            ("executor", self.executor, EXECUTORS),
         ):
             if choice not in choices:
                 raise UsageError(f"{name} must be one of {', '.join(choices)}; found {choice!r}.")
+        if self.executor == "ray" and self.device == "gpu" and not self.gpus_per_worker:
+            raise UsageError(
+                "On a Ray cluster, workers have the GPUs that they are given: --gpus-per-worker "
+                "1 instead of --device gpu."
+            )
+        _ = self.cluster
+
+    @property
+    def cluster(self) -> RayOptions:
+        """Where shards run, if not here.
+
+        Raises
+        ------
+        UsageError
+            If it is said of a run here.
+        """
+        names = ("address", "ray_workers", "cpus_per_worker", "gpus_per_worker")
+        given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        if given and self.executor != "ray":
+            name = next(iter(given))
+            raise UsageError(
+                f"{name} is of a Ray cluster, but the executor is 'local'. Give --executor ray as "
+                f"well, or leave --{name.replace('_', '-')} out."
+            )
+        return RayOptions(**given)
 
 
 @dataclass(frozen=True)
@@ -127,7 +166,9 @@ class ExtractionSummary:
     note : str or None
         What was done to a table's image names to find the files.
     throughput : Throughput or None
-        Where the time went; None if no image was embedded.
+        Where the time went; None if no image was embedded, or elsewhere.
+    seconds_to_start : float
+        Of the seconds, those before the backbone (of the first worker of a cluster) was there.
     kind : {"image", "text", "sequence"}
         What "images" are here.
     """
@@ -148,6 +189,7 @@ class ExtractionSummary:
     device: str | None = None
     note: str | None = None
     throughput: Throughput | None = None
+    seconds_to_start: float = 0.0
     kind: str = IMAGE
 
 
@@ -205,6 +247,8 @@ precision, preprocessing
         If the backbone can't be built.
     StoreError
         If the store was made by another backbone, is held by another run, or can't be written.
+    ExecutorError
+        If the cluster can't be reached, or its workers can't work.
     """
     settings = BackboneSettings(
         backbone,
@@ -222,6 +266,8 @@ precision, preprocessing
     how = ExtractionOptions(**options)
     files = open_files(store)
     files.check_writable()
+    if how.executor == "ray" and not is_url(os.fspath(images)):
+        images = os.path.abspath(images)  # workers have other working folders
     place, note = open_place(images, bytes_column), None
     if names is None:
         references: Sequence[Reference] = place.manifest()
@@ -282,6 +328,8 @@ def extract_values(
     if kind not in (TEXT, SEQUENCE):
         raise UsageError(f"kind must be text or sequence; found {kind!r}.")
     how = ExtractionOptions(**options)
+    if how.executor != "local":
+        raise UsageError(f"{kind.capitalize()}s are embedded by this process: drop --executor.")
     files = open_files(store)
     files.check_writable()
     references = {ref.image: ref for ref in references_to(values, kind) if ref is not None}
@@ -341,6 +389,8 @@ def _embed_into(
     manifest = Manifest.of(references)
     if options.on_error == "fail":
         _check_all_present(manifest)
+    if options.executor == "ray" and not EmbeddingStore.exists_at(files):
+        check_ready(options.address)  # before a backbone is built in vain
     with _opened(files, backbone, wait=is_cache) as store:
         plan = make_plan(
             manifest,
@@ -349,23 +399,11 @@ def _embed_into(
             retry_errors=options.retry_errors,
             verify=options.verify,
         )
-        n_workers = options.workers or joblib.cpu_count()
-        clock = StageClock(n_workers, joblib.cpu_count())
-        with _loader(store, n_workers, clock, options.max_pixels) as loader:
-            worker = ShardWorker(
-                store,
-                backbone,
-                loader,
-                clock,
-                fails_on_error=options.on_error == "fail",
-                n_images=sum(len(shard.images) for shard in plan.shards),
-                progress=options.progress,
-            )
-            records = list(LocalExecutor().run(worker.run, plan.shards))
-        n_computed = sum(record.n_computed for record in records)
-        throughput = None
-        if n_computed and backbone.kind == IMAGE:
-            throughput = clock.throughput(n_computed, shares_cores=backbone.get().is_on_cpu)
+        if options.executor == "ray" and isinstance(backbone, LazyBackbone):
+            done = _run_on_ray(store, plan.shards, backbone, options)
+        else:
+            done = _run_here(store, plan.shards, backbone, options)
+        n_computed = sum(record.n_computed for record in done.records)
         errors = _errors_of(store, manifest)
         if errors and not is_cache:
             _judge(errors, len(references), options.on_error, backbone.kind)
@@ -375,7 +413,7 @@ def _embed_into(
         dim=store.dim,
         n_images=len(references),
         n_computed=n_computed,
-        n_reused=sum(record.n_reused for record in records),
+        n_reused=sum(record.n_reused for record in done.records),
         n_unchanged=plan.n_unchanged,
         n_gone=plan.n_gone,
         n_others=plan.n_others,
@@ -383,10 +421,93 @@ def _embed_into(
         errors=dict(Counter(errors.values()).most_common()),
         first_error=next(iter(errors), None),
         seconds=time.perf_counter() - started,
-        device=backbone.device,
-        throughput=throughput,
+        device=done.device,
+        throughput=done.throughput,
+        seconds_to_start=done.seconds_to_start,
         kind=backbone.kind,
     )
+
+
+@dataclass(frozen=True)
+class _Done:
+    """What an executor did, and where.
+
+    Attributes
+    ----------
+    records : list of ShardRecord
+        Of each shard, or piece of one.
+    device : str or None
+        Where the backbone ran.
+    seconds_to_start : float
+        What went by before it was there.
+    throughput : Throughput or None
+        Where the time went, as far as that is known.
+    """
+
+    records: list[ShardRecord]
+    device: str | None
+    seconds_to_start: float
+    throughput: Throughput | None = None
+
+
+def _run_here(
+    store: EmbeddingStore,
+    shards: Sequence[Shard],
+    backbone: Embeds,
+    options: ExtractionOptions,
+) -> _Done:
+    """Run the shards in this process."""
+    n_threads = options.workers or joblib.cpu_count()
+    clock = StageClock(n_threads, joblib.cpu_count())
+    with _loader(store, n_threads, clock, options.max_pixels) as loader:
+        worker = ShardWorker(
+            store,
+            backbone,
+            loader,
+            clock,
+            fails_on_error=options.on_error == "fail",
+            n_images=sum(len(shard.images) for shard in shards),
+            progress=options.progress,
+        )
+        records = list(LocalExecutor().run(worker.run, shards))
+    n_computed = sum(record.n_computed for record in records)
+    throughput = None
+    if n_computed and backbone.kind == IMAGE:
+        throughput = clock.throughput(n_computed, shares_cores=backbone.get().is_on_cpu)
+    return _Done(records, backbone.device, backbone.seconds_to_build, throughput)
+
+
+def _run_on_ray(
+    store: EmbeddingStore,
+    shards: Sequence[Shard],
+    backbone: LazyBackbone,
+    options: ExtractionOptions,
+) -> _Done:
+    """Run the shards in a Ray cluster, and let images of equal bytes have one embedding."""
+    if not shards:
+        return _Done([], None, 0.0)
+    recipe = WorkerRecipe(
+        store=store.files.address,
+        mark=mark_of(store.files),
+        backbone=backbone.elsewhere("gpu" if options.cluster.gpus_per_worker else "cpu"),
+        samples=samples_of(shards),
+        n_threads=options.workers,
+        max_pixels=options.max_pixels,
+        fails_on_error=options.on_error == "fail",
+    )
+
+    def progress(n_done: int, n_images: int) -> None:
+        store.files.confirm_held()  # workers can't know whether this run holds the store still
+        if options.progress is not None:
+            options.progress(n_done, n_images)
+
+    executor: RayExecutor[Shard, ShardRecord] = RayExecutor(
+        options.cluster, split, condemn, progress
+    )
+    records = list(executor.run(recipe, shards))
+    settle(store)
+    seconds_to_start = backbone.seconds_to_build + executor.seconds_to_start
+    return _Done(records, executor.device, seconds_to_start)
 
 
 class _NothingReadableError(ImagesError):
@@ -455,20 +576,13 @@ def _check_all_present(manifest: Manifest) -> None:
 
 
 def _loader(
-    store: EmbeddingStore, n_workers: int, clock: StageClock, max_pixels: int
+    store: EmbeddingStore, n_threads: int, clock: StageClock, max_pixels: int
 ) -> ImageLoader | ValueLoader:
     """Return what reads the images, or hands over the values, that a store is of."""
     kind = kind_of(store.spec)
     if kind != IMAGE:
         return ValueLoader(kind)
-    return ImageLoader(
-        size_px=store.spec["input_size_px"],
-        resize=store.spec["resize"],
-        n_threads=n_workers,
-        n_ahead=_IMAGES_AHEAD,
-        clock=clock,
-        max_pixels=max_pixels,
-    )
+    return open_loader(store, n_threads, clock, max_pixels)
 
 
 def _errors_of(store: EmbeddingStore, manifest: Manifest) -> dict[str, str]:

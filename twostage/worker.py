@@ -7,20 +7,21 @@ the borders of shards.
 from collections import deque
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import chain, islice
+from itertools import chain, islice, tee
 from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
 
 from twostage.errors import ImagesError
-from twostage.images.loading import LoadedImage
+from twostage.images.loading import ImageLoader, LoadedImage
 from twostage.store.planning import Shard
 from twostage.store.schema import embedding_array
 from twostage.store.store import EmbeddingStore
 from twostage.throughput import StageClock
 
 Progress = Callable[[int, int], None]
+_IMAGES_AHEAD = 128
 
 
 class Runs(Protocol):
@@ -172,8 +173,8 @@ class ShardWorker:
             batch.clear()
             return pixels
 
-        shards = list(shards)
-        everything = chain.from_iterable(shard.images for shard in shards)
+        shards, ahead = tee(shards)  # they may come one by one, while others are worked on
+        everything = chain.from_iterable(shard.images for shard in ahead)
         loaded = self._loader.load(everything, known=self._sizes)
         for shard in shards:
             work = _Work(shard)
@@ -287,6 +288,20 @@ class ShardWorker:
         for image in images:
             if image.width is not None and image.height is not None:
                 self._sizes[str(image.content_hash)] = (image.width, image.height)
+
+
+def open_loader(
+    store: EmbeddingStore, n_threads: int, clock: StageClock, max_pixels: int
+) -> ImageLoader:
+    """Return what loads images as a store's backbone takes them."""
+    return ImageLoader(
+        size_px=store.spec["input_size_px"],
+        resize=store.spec["resize"],
+        n_threads=n_threads,
+        n_ahead=_IMAGES_AHEAD,
+        clock=clock,
+        max_pixels=max_pixels,
+    )
 
 
 def _sizes_by_hash(index: pa.Table) -> dict[str, tuple[int, int]]:

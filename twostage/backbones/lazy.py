@@ -1,6 +1,7 @@
 """A backbone that is built when it is first needed: a run with nothing to do imports no Keras."""
 
 import logging
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -40,6 +41,8 @@ class LazyBackbone:
     ----------
     device : str or None
         Description of the device, once the backbone is built.
+    seconds_to_build : float
+        What that took; 0 as long as it is not built.
     """
 
     kind = IMAGE
@@ -51,6 +54,7 @@ class LazyBackbone:
         batch_size: int | None = None,
     ):
         self.device: str | None = None
+        self.seconds_to_build = 0.0
         self._settings = BackboneSettings()
         self._expected: BackboneSpec | None = None
         if isinstance(wanted, BackboneSpec):
@@ -86,11 +90,21 @@ class LazyBackbone:
     def get(self) -> "Engine":
         """Return the backbone, built at the first call."""
         if self._built is None:
+            started_s = time.perf_counter()
             self._built, self.device = self._build()
+            self.seconds_to_build = time.perf_counter() - started_s
             log.info("%s runs on %s.", self._built.spec.name, self.device)
             if self._expected is not None:
                 _refuse(self._expected.differences(self._built.spec))
         return self._built
+
+    def elsewhere(self, device: str) -> "LazyBackbone":
+        """Return the very same backbone, not built, for another process or machine."""
+        file = self._settings.weights_file
+        other = LazyBackbone(self.spec, device, self._batch_size)
+        if file is not None:
+            other._settings = BackboneSettings(weights=str(file.resolve()))
+        return other
 
     def seen(self) -> SeenRows | None:
         """Return what it was trained on; None if it is as it was published."""

@@ -12,6 +12,7 @@ from twostage.cli.options import (
     SEED,
     TABLE,
     backbone_options,
+    executor_options,
     json_option,
     quiet_option,
     refuse_given,
@@ -68,6 +69,7 @@ _LEAST_TO_TELL = 256  # images: fewer say little about a rate
     "--dtype", type=click.Choice(["float32", "float16"]), help="Of the stored embeddings."
 )
 @run_options
+@executor_options
 @click.option(
     "--on-error",
     type=click.Choice(["null", "fail"]),

@@ -154,6 +154,41 @@ run_options = together(
     ),
 )
 
+executor_options = together(
+    click.option(
+        "--executor",
+        type=click.Choice(["local", "ray"]),
+        default="local",
+        show_default=True,
+        help="Where images are embedded: in this process, or by the workers of a Ray cluster.",
+    ),
+    click.option(
+        "--address",
+        metavar="HOST:PORT",
+        help="Of the Ray cluster: also ray://HOST:PORT, or auto for the one that this machine is "
+        "a node of. By default that of RAY_ADDRESS, or else a cluster of this machine alone.",
+    ),
+    click.option(
+        "--ray-workers",
+        type=click.IntRange(1),
+        metavar="N",
+        help="Workers in the cluster, at most; those without room are waited for. By default as "
+        "many as there is room for.",
+    ),
+    click.option(
+        "--cpus-per-worker",
+        type=click.IntRange(1),
+        metavar="N",
+        help="Cores of one of them; by default all of the smallest node, up to 8.",
+    ),
+    click.option(
+        "--gpus-per-worker",
+        type=click.FloatRange(0, min_open=True),
+        metavar="N",
+        help="GPUs of one of them; by default none.",
+    ),
+)
+
 role_options = together(
     click.option("--numeric", multiple=True, metavar="COL", help="Take the column as a number."),
     click.option("--categorical", multiple=True, metavar="COL", help="Take it as a category."),

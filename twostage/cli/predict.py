@@ -10,7 +10,7 @@ from twostage.cli.options import (
     IMAGES,
     PLACES,
     STORE,
-    TABLE,
+    executor_options,
     json_option,
     long_option,
     quiet_option,
@@ -28,11 +28,17 @@ if TYPE_CHECKING:
     from twostage.fitted import Blocks
     from twostage.seen import SeenRows
     from twostage.staged import AnyModel
+    from twostage.store.store import EmbeddingStore
 
 
 @click.command()
 @click.argument("model", type=click.Path(exists=True, file_okay=False))
-@click.option("--table", type=TABLE, help="CSV or Parquet table with the columns of the training.")
+@click.option(
+    "--table",
+    type=click.Path(exists=True),
+    help="CSV or Parquet table with the columns of the training; or the folder of a table in many "
+    "Parquet files.",
+)
 @click.option("--images", type=IMAGES, help=f"The table's images: {PLACES}.")
 @click.option("--store", type=STORE, help="Instead of --images: a store that holds them.")
 @long_option
@@ -42,9 +48,10 @@ if TYPE_CHECKING:
     "--output",
     required=True,
     metavar="PREDICTIONS",
-    help="File to write: .parquet, or else CSV.",
+    help="File to write: .parquet, or else CSV. For a table in many files, a folder.",
 )
 @run_options
+@executor_options
 @quiet_option
 @json_option
 @click.pass_context
@@ -66,8 +73,12 @@ def predict(
 
     The result has a row per row of the table: the image columns and the group if given,
     prediction, proba_CLASS for each class, n_images, error. Embeddings are cached. A model trained
-    on a folder per class needs no table: it predicts for all images.
+    on a folder per class needs no table: it predicts for all images. Of a table in many files, each
+    is predicted by itself, with --executor ray by many workers; its images must be in a --store.
     """
+    if table is not None and Path(table).is_dir():
+        _predict_partitions(ctx, model, table, images, store, output, quiet, as_json, options)
+        return
     from twostage.model import read_model
     from twostage.sources import check_usable
     from twostage.table.files import check_parent, write_table
@@ -96,6 +107,49 @@ def predict(
         first = predictions["error"].dropna().iloc[0]
         what = fitted.settings.embeds
         say(f"{plural(n_errors, 'row')} with an unusable {what}; first: {first}.")
+        ctx.exit(UNREADABLE)
+
+
+def _predict_partitions(
+    ctx: click.Context,
+    model: str,
+    table: str,
+    images: str | None,
+    store: str | None,
+    output: str,
+    quiet: bool,
+    as_json: bool,
+    options: dict[str, Any],
+) -> None:
+    """Predict for a table in many files."""
+    from twostage.extraction import ExtractionOptions
+    from twostage.model import read_model
+    from twostage.partitions import find_partitions, predict_partitions
+
+    fitted = read_model(model)
+    if images:
+        raise UsageError(
+            "A table in many files goes with --store: embed its images first, with 'twostage "
+            "extract IMAGES -o STORE', and give that instead of --images."
+        )
+    check_source(fitted, model, images, store)
+    partitions = find_partitions(Path(table), Path(output))
+    how = ExtractionOptions(**options)
+    if store is not None:
+        check_store(fitted, store)
+    with told(quiet):
+        records = predict_partitions(
+            model, store, partitions, how.cluster if how.executor == "ray" else None
+        )
+    n_rows, n_errors = (sum(getattr(r, name) for r in records) for name in ("n_rows", "n_errors"))
+    if as_json:
+        print_json({"output": output, "n_rows": n_rows, "n_errors": n_errors})
+    else:
+        in_files = plural(len(records), "file")
+        print_result(f"{output}: {plural(n_rows, 'prediction')} in {in_files}.")
+    if n_errors:
+        first = next(record.first_error for record in records if record.first_error)
+        say(f"{plural(n_errors, 'row')} with an unusable image; first: {first}.")
         ctx.exit(UNREADABLE)
 
 
@@ -148,13 +202,11 @@ def embed_rows(
     from twostage.encoders.spec import read_spec
     from twostage.extraction import ExtractionOptions
     from twostage.sources import blocks_from_files, blocks_from_store
-    from twostage.store.store import EmbeddingStore
 
     columns = list(fitted.dims)
     spec = read_spec(backbone, "the model")
     if store is not None:
-        held = EmbeddingStore(store)
-        _check_backbone(spec, read_spec(held.spec, store), store)
+        held = check_store(fitted, store)
         blocks, notes = blocks_from_store(
             frame, columns, held, must_match=False, pooling=fitted.settings.image_pooling
         )
@@ -166,6 +218,17 @@ def embed_rows(
         pooling = fitted.settings.image_pooling
         blocks, cached = blocks_from_files(frame, columns, str(images), spec, how, pooling=pooling)
     return blocks, cached.seen
+
+
+def check_store(fitted: "AnyModel", path: str) -> "EmbeddingStore":
+    """Open a store for a model; raise StoreError if it is another backbone's."""
+    from twostage.encoders.spec import read_spec
+    from twostage.store.store import EmbeddingStore
+
+    held = EmbeddingStore(path)
+    for spec in fitted.backbones:
+        _check_backbone(read_spec(spec, "the model"), read_spec(held.spec, path), path)
+    return held
 
 
 def _check_backbone(wanted: Any, found: Any, store: str) -> None:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import lru_cache
@@ -45,6 +46,8 @@ class LazyEncoder:
     ----------
     device : str or None
         Description of the device, once the encoder is opened.
+    seconds_to_build : float
+        What that took.
     """
 
     def __init__(
@@ -57,6 +60,7 @@ class LazyEncoder:
     ):
         self.kind = kind
         self.device: str | None = None
+        self.seconds_to_build = 0.0
         self._requested_device = device
         self._dtype = dtype
         self._batch_size = batch_size
@@ -117,7 +121,9 @@ class LazyEncoder:
             If a model of sentence-transformers is another one by now.
         """
         if self._built is None:
+            started_s = time.perf_counter()
             self._built, self.device = self._open()
+            self.seconds_to_build = time.perf_counter() - started_s
             log.info("%s runs on %s.", self._built.spec.name, self.device)
         return self._built
 

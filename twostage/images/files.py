@@ -4,9 +4,9 @@ import os
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, NoReturn, Protocol
 
-from twostage.errors import ImageError, ImagesError, TwoStageError
+from twostage.errors import ImageError, ImagesError, TwoStageError, UsageError
 from twostage.remote import Remote, reason_of
 
 
@@ -130,6 +130,12 @@ class Unpacked:
                 "give a .tar that is not compressed: it is read as it lies."
             ) from error
         self.size_bytes = os.fstat(self._copy.fileno()).st_size
+
+    def __reduce__(self) -> NoReturn:
+        raise UsageError(
+            f"'{self.where}' is compressed, and was unpacked for this machine alone. Give other "
+            "machines a .tar that is not compressed: it is read as it lies."
+        )
 
     def open(self) -> BinaryIO:
         file = os.fdopen(os.dup(self._copy.fileno()), "rb")

@@ -58,6 +58,29 @@ class LoadedImage:
     error: str | None = None
 
 
+@dataclass(frozen=True)
+class Condemned:
+    """Stands for an image that is read, and not decoded: that would end the process.
+
+    Attributes
+    ----------
+    reference : Reference
+        The image.
+    error : str
+        What it gets instead.
+    """
+
+    reference: Reference
+    error: str
+
+    @property
+    def size_bytes(self) -> int | None:
+        return self.reference.size_bytes
+
+    def read(self) -> bytes:
+        return read(self.reference)[0]
+
+
 class ImageLoader:
     """Read, hash and decode images in threads.
 
@@ -144,6 +167,8 @@ class ImageLoader:
         facts = (reference.image, content_hash, size_bytes, _settled(mtime_ns))
         if content_hash in known:
             return LoadedImage(*facts)
+        if isinstance(reference.source, Condemned):
+            return LoadedImage(*facts, error=reference.source.error)
         try:
             pixels, width, height = decode(data, self._size_px, self._resize, self._max_pixels)
         except ImageError as error:

@@ -82,6 +82,9 @@ class RowWindow:
         self._next = 0  # the row that the stream's next batch begins with
         self._kept: OrderedDict[tuple[RowGroup, int], pa.Array] = OrderedDict()
 
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        return type(self), ()  # on another machine, another begins anew
+
     def read(self, group: RowGroup, number: int) -> bytes | None:
         """Return the bytes in a row of a row group; None if it is null."""
         start = number - number % _BATCH_ROWS

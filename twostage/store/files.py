@@ -97,6 +97,9 @@ class StoreFiles:
     def check_writable(self) -> None:
         """Do nothing: the first write tells."""
 
+    def confirm_held(self) -> None:
+        """Do nothing: the system's lock is held as long as its process lives."""
+
     def make_room(self) -> None:
         """Make the folder, durably."""
         make_folder(self.folder)

@@ -62,6 +62,14 @@ def holder_behind(files: RemoteFiles) -> str | None:
     return None
 
 
+def mark_behind(files: RemoteFiles) -> str:
+    """Return what the latest lock says, which no other run's does; "" if there is none."""
+    try:
+        return files.read(max(_leases(files), default="")).decode(errors="replace")
+    except OSError:
+        return ""
+
+
 class _Lease:
     """A lock file of this run.
 

@@ -6,6 +6,7 @@ import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from uuid import uuid4
 
 from filelock import FileLock, Timeout
 
@@ -19,7 +20,7 @@ from twostage.store.files import (
     replace_file,
 )
 from twostage.store.holders import in_words, is_alive, myself
-from twostage.store.lease import holder_behind, leased
+from twostage.store.lease import holder_behind, leased, mark_behind
 from twostage.store.places import Where, check_folder, open_files
 from twostage.store.remote_files import RemoteFiles
 
@@ -71,13 +72,28 @@ def holder_of(where: Where) -> str | None:
     return holder_behind(files) if isinstance(files, RemoteFiles) else _holder_in(files.folder)
 
 
+def mark_of(where: Where) -> str:
+    """Return what the lock says, which no other run's does; "" if no run holds the store.
+
+    By it, workers elsewhere see that the store is the one that their run holds, and still does.
+    """
+    files = open_files(where)
+    if isinstance(files, RemoteFiles):
+        return mark_behind(files)
+    try:
+        return files.read(HOLDER).decode(errors="replace")
+    except FileNotFoundError:
+        return ""
+
+
 @contextmanager
 def _flocked(folder: Path, wait: bool) -> Iterator[None]:
     lock = FileLock(folder / LOCK)
     try:
         _acquire(lock, folder, wait)
         remove_leftovers(folder)
-        replace_file(folder / HOLDER, json.dumps(myself()).encode())
+        holder = {**myself(), "token": uuid4().hex}
+        replace_file(folder / HOLDER, json.dumps(holder).encode())
     except OSError as error:
         lock.release()
         raise StoreError(f"Can't write the store '{folder}': {error.strerror}.") from error

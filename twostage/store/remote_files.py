@@ -160,7 +160,7 @@ class RemoteFiles:
 
     def replace(self, name: str, data: Any) -> None:
         """Write a file whole or not at all."""
-        self._confirm()
+        self.confirm_held()
         with self._told():
             self._remote.write(self._key(name), bytes(data))
 
@@ -176,12 +176,13 @@ class RemoteFiles:
 
     def delete(self, names: Iterable[str]) -> None:
         """Delete files."""
-        self._confirm()
+        self.confirm_held()
         with self._told():
             for name in names:
                 self._remote.delete(self._key(name))
 
-    def _confirm(self) -> None:
+    def confirm_held(self) -> None:
+        """Raise StoreError if the run that holds the store may not hold it any more."""
         if self.confirm is not None:
             self.confirm()
 

@@ -71,6 +71,8 @@ class EmbeddingStore:
         Of a part.
     files : StoreFiles or RemoteFiles
         What lies there.
+    before_write : callable or None
+        Called before each part is written: raises if it must not be.
 
     Raises
     ------
@@ -90,6 +92,7 @@ class EmbeddingStore:
         self.record = self._read_record()
         self.spec: dict[str, Any] = self.record["spec"]
         self.schema = part_schema(self.spec)
+        self.before_write: Callable[[], None] | None = None
         self._whereabouts: Whereabouts | None = None
 
     @classmethod
@@ -410,6 +413,8 @@ class EmbeddingStore:
                     f"The store '{self.path}' is gone: its folder was moved, deleted or unmounted "
                     "while a run wrote it. Put it back to go on, or extract again."
                 )
+            if self.before_write is not None:
+                self.before_write()
             self.files.replace(part, sink.getvalue())
         except OSError as error:
             raise StoreError(

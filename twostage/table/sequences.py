@@ -321,7 +321,8 @@ def _described(found: Sequences) -> np.ndarray:
     if has_steps.any():
         parts[has_steps] = _descriptions(found.flat, found.lengths[has_steps])
     described = np.column_stack([parts.reshape(len(parts), -1), found.lengths])
-    return np.clip(described, -LARGEST, LARGEST)  # slopes of the largest numbers are larger
+    # Slopes of the largest numbers are larger.
+    return np.asarray(np.clip(described, -LARGEST, LARGEST))
 
 
 def _descriptions(flat: np.ndarray, lengths: np.ndarray) -> np.ndarray:
