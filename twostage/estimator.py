@@ -309,7 +309,7 @@ class _TwoStage(BackboneParameters, BaseEstimator):
             {"random_state": settings.random_state}
             | ({"class_weight": "balanced"} if settings.class_weight == "balanced" else {}),
         )
-        if joint and (how.tuning.is_frozen or settings.embeds != IMAGE):
+        if joint and how.tuning.is_frozen:
             return None
         if joint:
             check_joint(settings, how.tuning)

@@ -9,6 +9,7 @@ import pandas as pd
 from scipy.special import log_softmax
 
 from twostage.backbones.tuned import LinearTop
+from twostage.contents import IMAGE
 from twostage.errors import UsageError, did_you_mean
 from twostage.fitted import Blocks, Embed, FitSettings, FittedModel, Predictor
 from twostage.heads import heads_of, name_of
@@ -93,7 +94,7 @@ class StagingSettings:
 
 def is_joint(settings: FitSettings) -> bool:
     """Whether a joint network sees images, and so can be trained with its backbone."""
-    if not settings.image_columns or settings.features == "table":
+    if not settings.image_columns or settings.features == "table" or settings.embeds != IMAGE:
         return False
     return [name_of(head) for head in heads_of(settings.head)] == [JOINT]
 

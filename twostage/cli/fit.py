@@ -166,7 +166,7 @@ def fit(
     is_replacing = check_destination(model)
     kind = kind_in([store] if store else [], None if images else options["backbone"])
     _check_combination(store, images, table, target_from_folder, options, kind)
-    check_tuning(ctx, images, options)
+    check_tuning(ctx, images, options, kind)
     settings = fit_settings(options, target_from_folder)
     how = staging_of(settings, options)
     frame = _read_rows(store, images, table, target_from_folder)

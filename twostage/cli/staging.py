@@ -7,6 +7,7 @@ import click
 
 from twostage.cli.options import TUNING
 from twostage.cli.output import epochs_told, plural, say, told
+from twostage.contents import IMAGE
 from twostage.errors import UsageError
 
 if TYPE_CHECKING:
@@ -28,12 +29,14 @@ JOINT_NEEDS_IMAGES = (
 )
 
 
-def check_tuning(ctx: click.Context, images: str | None, options: dict[str, Any]) -> None:
+def check_tuning(
+    ctx: click.Context, images: str | None, options: dict[str, Any], kind: str
+) -> None:
     """Refuse to tune without images, and options of tuning where nothing is tuned."""
     mode, is_joint = options["finetune"], options["head"] == "joint"
     given = given_options(ctx, (*TUNING, BATCH, *_OF_SPLITS))
     if is_joint:
-        check_joint(images, options, given)
+        check_joint(images, options, given, kind)
     elif mode == "none":
         if given:
             raise UsageError(
@@ -52,7 +55,9 @@ def check_tuning(ctx: click.Context, images: str | None, options: dict[str, Any]
         )
 
 
-def check_joint(images: str | None, options: dict[str, Any], given: Sequence[str]) -> None:
+def check_joint(
+    images: str | None, options: dict[str, Any], given: Sequence[str], kind: str
+) -> None:
     """Refuse what does not go with the head joint, which trains a backbone itself."""
     if options["finetune"] != "none":
         raise UsageError(
@@ -71,7 +76,7 @@ def check_joint(images: str | None, options: dict[str, Any], given: Sequence[str
                 f"{', '.join(given)}: with --features table there is no backbone to train. Leave "
                 "it out."
             )
-    elif not images and not is_frozen(options):
+    elif not images and not is_frozen(options) and kind == IMAGE:
         raise UsageError(JOINT_NEEDS_IMAGES)
 
 
