@@ -242,6 +242,7 @@ def test_a_model_leaves_seen_rows_out_and_predicts_with_and_without_the_store(
     assert (loaded.predict(fresh) == fresh["label"]).mean() > 0.9
 
 
+@pytest.mark.slow
 def test_an_estimator_embeds_columns_by_an_encoder(
     kind: str, encoder: Path, table: pd.DataFrame
 ) -> None:
