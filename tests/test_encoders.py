@@ -242,6 +242,7 @@ def test_a_model_leaves_seen_rows_out_and_predicts_with_and_without_the_store(
     assert (loaded.predict(fresh) == fresh["label"]).mean() > 0.9
 
 
+@pytest.mark.slow
 def test_an_estimator_embeds_columns_by_an_encoder(
     kind: str, encoder: Path, table: pd.DataFrame
 ) -> None:
@@ -374,6 +375,9 @@ def test_commands_train_and_extract(kind: str, table: pd.DataFrame, tmp_path: Pa
     fitted = run(*asked, *rest, "-o", tmp_path / "model")
     assert fitted.exit_code == 0, said(fitted)
     assert "numbers from enc.\n" in fitted.stdout
+    joint = ("fit", store, *asked[1:-2], *rest[:-1], "joint", "-o", tmp_path / "joint")
+    fitted = run(*joint)  # on embeddings, which need no images
+    assert fitted.exit_code == 0, said(fitted)
     odd = run(*asked, "--pooling", "max", "-o", tmp_path / "model")
     assert odd.exit_code == 2
     assert f"--pooling: of no use for an encoder of {kind}s." in odd.stderr

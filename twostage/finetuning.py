@@ -21,12 +21,13 @@ from twostage.backbones.devices import DEVICES, choose_device
 from twostage.backbones.lazy import LazyBackbone
 from twostage.backbones.spec import BackboneSettings
 from twostage.backbones.tuned import HISTORY, PLOT, LinearTop, check_destination, write_tuned
-from twostage.errors import DataError, UsageError
+from twostage.errors import UsageError
 from twostage.fingerprint import hash_json
 from twostage.labelled import LabelledImages, load_labelled
 from twostage.metrics import main_score
 from twostage.pixels import MAX_PIXELS
 from twostage.seen import SeenRows, as_text
+from twostage.splits import hold_back
 from twostage.splits import holdout as hold_out
 from twostage.table.files import require_column
 from twostage.targets import Target, prepare_target
@@ -386,23 +387,17 @@ def _lesson(
     how: TuningSettings,
 ) -> _Lesson:
     """Decide which images are learned from, by whole groups, and standardise values."""
-    everything = np.arange(len(labelled))
-
-    def cut(images: np.ndarray, fraction: float) -> tuple[np.ndarray, np.ndarray]:
-        large, small = hold_out(
-            labelled.y[images],
-            is_classification=truth.classes is not None,
-            groups=labelled.groups[images],
-            fraction=fraction,
-            random_state=how.random_state,
+    rows: dict[str, Any] = {
+        "is_classification": truth.classes is not None,
+        "random_state": how.random_state,
+    }
+    tuning, held_back = hold_back(labelled.y, groups=labelled.groups, share=share_held_back, **rows)
+    train, validation = (
+        tuning[part]
+        for part in hold_out(
+            labelled.y[tuning], groups=labelled.groups[tuning], fraction=_VALIDATION, **rows
         )
-        return images[large], images[small]
-
-    tuning, held_back = everything, everything[:0]
-    if share_held_back:
-        large, small = cut(everything, max(min(share_held_back, 1 - share_held_back), 0.05))
-        tuning, held_back = (large, small) if share_held_back <= 0.5 else (small, large)
-    train, validation = cut(tuning, _VALIDATION)
+    )
     y, n_classes = labelled.y, None if truth.classes is None else len(truth.classes)
     mean, scale = 0.0, 1.0
     if n_classes is None:
@@ -410,25 +405,13 @@ def _lesson(
         mean, scale = float(y[train].mean()), float(y[train].std() or 1.0)
         y = (y - mean) / scale
     else:
-        _check_classes(y[train], truth)
+        truth.check_taught(y[train], "image")
     weights = np.ones(len(y), np.float32)
     if how.class_weight is not None:
         weights[train] = compute_sample_weight(how.class_weight, y[train])
     return _Lesson(
         labelled.pixels, y, n_classes, train, validation, held_back, weights, mean, scale
     )
-
-
-def _check_classes(y: np.ndarray, truth: Target) -> None:
-    """Refuse classes of which no image is left to learn from."""
-    classes = np.asarray(truth.classes)
-    missing = np.setdiff1d(np.arange(len(classes)), y)
-    if len(missing):
-        raise DataError(
-            f"{len(missing)} of {len(classes)} classes have no image left to learn from once some "
-            f"are held back; first: '{classes[missing[0]]}'. Add images of it, or merge or remove "
-            "the class."
-        )
 
 
 def _tune(

@@ -36,7 +36,7 @@ def check_tuning(
     mode, is_joint = options["finetune"], options["head"] == "joint" and kind == IMAGE
     given = given_options(ctx, (*TUNING, BATCH, *_OF_SPLITS))
     if is_joint:
-        check_joint(images, options, given)
+        check_joint(images, options, given, kind)
     elif mode == "none":
         if given:
             raise UsageError(
@@ -55,7 +55,9 @@ def check_tuning(
         )
 
 
-def check_joint(images: str | None, options: dict[str, Any], given: Sequence[str]) -> None:
+def check_joint(
+    images: str | None, options: dict[str, Any], given: Sequence[str], kind: str
+) -> None:
     """Refuse what does not go with the head joint, which trains a backbone itself."""
     if options["finetune"] != "none":
         raise UsageError(
@@ -74,7 +76,7 @@ def check_joint(images: str | None, options: dict[str, Any], given: Sequence[str
                 f"{', '.join(given)}: with --features table there is no backbone to train. Leave "
                 "it out."
             )
-    elif not images and not is_frozen(options):
+    elif not images and not is_frozen(options) and kind == IMAGE:
         raise UsageError(JOINT_NEEDS_IMAGES)
 
 
