@@ -224,6 +224,7 @@ def test_files_with_and_without_top_are_the_same_backbone(files: dict[str, Path]
     assert with_top.spec.weights_file_hash != without.spec.weights_file_hash
 
 
+@pytest.mark.slow
 def test_a_file_of_another_architecture_is_refused(files: dict[str, Path]) -> None:
     settings = BackboneSettings("mobilenet_v2", weights=str(files["no_top"]))
     message = (

@@ -478,6 +478,7 @@ def test_a_loaded_blend_would_be_fitted_again_with_the_same_heads(tmp_path: Path
     np.testing.assert_array_equal(again.fit(X, y).predict(X), model.predict(X))
 
 
+@pytest.mark.slow
 def test_dumped_estimators_predict_the_same_in_another_process(
     photos_table: tuple, fake_backbone: FakeBuilder, tmp_path: Path
 ) -> None:

@@ -296,6 +296,7 @@ def test_a_column_that_varies_in_later_folds_alone_counts_nothing_before(case: C
     assert of_late[0] == 0
 
 
+@pytest.mark.slow
 def test_the_number_of_processes_changes_nothing(case: Case) -> None:
     alone = case.run(case.frame["age"], "alone", n_jobs=1, n_folds=2)
     together = case.run(case.frame["age"], "together", n_jobs=2, n_folds=2)

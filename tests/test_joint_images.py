@@ -257,6 +257,7 @@ def test_a_network_sees_standardised_embeddings_and_a_copy_of_it_is_trained() ->
     assert top.weights()[0].sum() == 0
 
 
+@pytest.mark.slow
 def test_an_image_that_is_another_by_now_is_refused(
     clinic: Clinic, model: Any, tmp_path: Path
 ) -> None:

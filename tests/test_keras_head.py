@@ -131,6 +131,7 @@ def test_a_saved_head_predicts_the_same(fitted, tmp_path):
     np.testing.assert_array_equal(_output(deepcopy(head), features), _output(head, features))
 
 
+@pytest.mark.slow
 def test_another_process_unpacks_a_head_that_predicts_the_same(fitted, tmp_path):
     kind, head, (features, _) = fitted
     if kind != "multiclass":

@@ -58,6 +58,7 @@ def test_frozen_features_tell_ants_from_bees(tmp_path: Path) -> None:
     assert model.score(X[~is_train], table["label"][~is_train]) > 0.93
 
 
+@pytest.mark.slow
 def test_houses_from_the_command_line_and_from_python(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

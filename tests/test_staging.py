@@ -282,6 +282,7 @@ def test_a_score_on_rows_that_a_backbone_has_seen_is_refused(
         models["holdout"].score(clinic.X, clinic.y)
 
 
+@pytest.mark.slow
 def test_a_search_over_the_head_tunes_each_fold_once_and_on_its_rows_alone(
     clinic: Clinic, tmp_path: Path
 ) -> None:
@@ -363,6 +364,7 @@ def test_a_changed_file_of_a_staged_model_is_refused(
         read_model(tmp_path / "model")
 
 
+@pytest.mark.slow
 def test_what_the_parent_has_seen_is_in_neither_stage(clinic: Clinic, tmp_path: Path) -> None:
     table = clinic.X.assign(state=clinic.y, patient=clinic.patients)
     folder, how = tmp_path / "tuned", {name: QUICK[name] for name in QUICK if name != "n_folds"}

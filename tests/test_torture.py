@@ -18,6 +18,7 @@ def torture(*arguments: object) -> dict:
     return json.loads(done.stdout)
 
 
+@pytest.mark.slow
 def test_a_compaction_killed_before_any_of_its_changes_loses_nothing() -> None:
     found = torture("kills", "--runs", 0, "--command-lines", 0, "--only", "compact")
     counts = found["compact"]["before each change"]

@@ -242,7 +242,7 @@ def fit_model(
     if not rows.blocks and all(column.role == IGNORED for column in columns):
         raise DataError(_nothing_left_message(columns))
     kept = _weighted(rows, target, settings)
-    _check_blocks(kept)
+    _check_blocks(kept, settings.embeds)
     plans = _plans(kept, columns, settings)
     if settings.n_tuned:
         plans = [tuned(plan, kept, settings.n_tuned) for plan in plans]
@@ -589,10 +589,10 @@ def _weighted(rows: TrainingRows, target: Target, settings: FitSettings) -> Trai
     return replace(rows, sample_weight=weight).take(np.flatnonzero(weight))
 
 
-def _check_blocks(rows: TrainingRows) -> None:
+def _check_blocks(rows: TrainingRows, kind: str) -> None:
     for name, block in rows.blocks.items():
         if np.isnan(block.matrix[:, 0]).all():
-            raise DataError(f"Column '{name}' has nothing usable in any row to learn from.")
+            raise DataError(f"Column '{name}' has no usable {kind} in any row to learn from.")
 
 
 def _nothing_left_message(columns: Sequence[Column]) -> str:

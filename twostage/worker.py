@@ -18,9 +18,11 @@ from twostage.images.loading import ImageLoader, LoadedImage
 from twostage.store.planning import Shard
 from twostage.store.schema import embedding_array
 from twostage.store.store import EmbeddingStore
+from twostage.store.whereabouts import Whereabouts
 from twostage.throughput import StageClock
 
 Progress = Callable[[int, int], None]
+Shape = tuple[int | None, int | None]
 _IMAGES_AHEAD = 128
 
 
@@ -132,7 +134,7 @@ class ShardWorker:
         self._n_images = n_images
         self._n_done = 0
         self._progress = progress
-        self._sizes = _sizes_by_hash(store.index())
+        self._known = store.whereabouts()
         self._seen = store.seen.content_hashes
         self._open: deque[_Work] = deque()
         self._embedded: dict[str, np.ndarray] = {}  # of open shards, by content hash
@@ -175,7 +177,7 @@ class ShardWorker:
 
         shards, ahead = tee(shards)  # they may come one by one, while others are worked on
         everything = chain.from_iterable(shard.images for shard in ahead)
-        loaded = self._loader.load(everything, known=self._sizes)
+        loaded = self._loader.load(everything, known=self._known)
         for shard in shards:
             work = _Work(shard)
             self._open.append(work)
@@ -215,7 +217,7 @@ class ShardWorker:
         work.images.append(replace(image, pixels=None))
         self._n_done += 1
         content_hash = str(image.content_hash)
-        is_known = content_hash in self._sizes or any(content_hash in w.own for w in self._open)
+        is_known = content_hash in self._known or any(content_hash in w.own for w in self._open)
         if image.pixels is None or is_known:
             return False
         work.own.add(content_hash)
@@ -243,8 +245,7 @@ class ShardWorker:
             work = self._open[0]
             embeddings = self._embeddings_of(work)
             fine = [image for image in work.images if image.error is None]
-            self._remember_sizes(fine)
-            rows = _rows(work.images, embeddings, self._sizes, self._seen, self._store.schema)
+            rows = _rows(work.images, embeddings, self._known, self._seen, self._store.schema)
             if not self._is_committed(work.shard.part, rows):
                 with self._clock.writing():
                     self._store.write_part(work.shard.part, rows)
@@ -284,11 +285,6 @@ class ShardWorker:
                 work.own.add(content_hash)
         return reused | own
 
-    def _remember_sizes(self, images: Sequence[LoadedImage]) -> None:
-        for image in images:
-            if image.width is not None and image.height is not None:
-                self._sizes[str(image.content_hash)] = (image.width, image.height)
-
 
 def open_loader(
     store: EmbeddingStore, n_threads: int, clock: StageClock, max_pixels: int
@@ -304,17 +300,10 @@ def open_loader(
     )
 
 
-def _sizes_by_hash(index: pa.Table) -> dict[str, tuple[int, int]]:
-    """Return width and height of every content hash that has an embedding."""
-    columns = ("content_hash", "width", "height", "error")
-    rows = zip(*(index[name].to_pylist() for name in columns), strict=True)
-    return {content_hash: (w, h) for content_hash, w, h, error in rows if error is None}
-
-
 def _rows(
     images: Sequence[LoadedImage],
     embeddings: Mapping[str, np.ndarray],
-    sizes: Mapping[str, tuple[int, int]],
+    known: Whereabouts,
     seen: Container[str],
     schema: pa.Schema,
 ) -> pa.Table:
@@ -325,10 +314,8 @@ def _rows(
     for row, image in enumerate(images):
         if image.error is None:
             matrix[row] = embeddings[str(image.content_hash)]
-    nothing = (None, None)
-    shapes = [
-        sizes[str(image.content_hash)] if image.error is None else nothing for image in images
-    ]
+    decoded = {i.content_hash: (i.width, i.height) for i in images if i.width is not None}
+    shapes = [_shape(image, decoded, known) for image in images]
     columns = {
         "image": [image.image for image in images],
         "content_hash": [image.content_hash for image in images],
@@ -341,3 +328,10 @@ def _rows(
         "seen": [image.content_hash in seen for image in images],
     }
     return pa.table(columns, schema=schema)
+
+
+def _shape(image: LoadedImage, decoded: Mapping[str | None, Shape], known: Whereabouts) -> Shape:
+    """Return width and height: as decoded in this shard, or as the store has them."""
+    if image.error is not None:
+        return (None, None)
+    return decoded.get(image.content_hash) or known[str(image.content_hash)]
