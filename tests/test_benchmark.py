@@ -487,6 +487,7 @@ def test_a_folder_per_class_needs_no_table(case: Case) -> None:
     assert "lightgbm, images" in result.stdout
 
 
+@pytest.mark.slow
 def test_unusable_images_are_counted_and_exit_3(case: Case) -> None:
     case.matrix[[3, 4]] = np.nan
     write_store(case.folder / "holes", case.frame["image"].tolist(), case.matrix)

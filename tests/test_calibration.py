@@ -53,6 +53,7 @@ def test_equal_probabilities_share_a_bin():
     assert len(calibrate(y, np.full((300, 2), 0.5), np.arange(300)).curve) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("shift", "least"), [(0.0, 0.9), (0.1, 0.9)])
 def test_the_error_of_probabilities_of_known_error_is_in_its_interval(monkeypatch, shift, least):
     monkeypatch.setattr(bootstrap, "N_RESAMPLES", 400)

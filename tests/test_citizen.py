@@ -78,6 +78,7 @@ def photos_table(
     return X, np.where(red + area > 255, "dear", "cheap")
 
 
+@pytest.mark.slow
 def test_a_search_of_ten_settings_embeds_each_image_once(
     photos_table: tuple, fake_backbone: FakeBuilder
 ) -> None:

@@ -598,6 +598,7 @@ def test_an_epoch_after_which_nothing_is_a_number_is_not_kept(
         np.testing.assert_array_equal(mine, theirs)
 
 
+@pytest.mark.slow
 def test_it_ends_when_epochs_get_no_better_also_if_it_has_to_write_again(
     data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -678,6 +679,7 @@ def test_a_parent_whose_memory_was_changed_is_refused_before_the_training(
     assert files(tmp_path) == ["parent"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="the system does not tell")
 def test_the_pixels_of_a_tuning_take_no_disk_once_it_is_done(data: Data, tmp_path: Path) -> None:
     """A deleted file takes its space as long as anything holds it."""

@@ -313,6 +313,7 @@ def test_recipe_and_pooling_of_the_user_are_checked() -> None:
         FitSettings("value", n_tuned=-1)
 
 
+@pytest.mark.slow
 def test_a_class_with_fewer_rows_than_folds_is_learned_all_the_same(frame: pd.DataFrame) -> None:
     labels = np.where(frame["age"] > 50, "old", "young").astype(object)
     labels[:2] = "rare"

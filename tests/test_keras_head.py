@@ -87,6 +87,7 @@ def test_it_learns(fitted):
     assert _score(kind, head, features, y) > {"binary": 0.85, "multiclass": 0.78}.get(kind, 0.85)
 
 
+@pytest.mark.slow
 def test_no_graph_of_a_fit_outlives_it():
     features, y = _data("binary")
     before = n_graphs()

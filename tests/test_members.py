@@ -324,6 +324,7 @@ def test_a_class_of_one_group_is_learned_from_more_than_its_scores(head, column)
     assert recall > (0.5 if column == "v" else 0.9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head", ["lightgbm", "random-forest", "linear", "svm", "blend"])
 @pytest.mark.parametrize("n_present", [1, 20])
 def test_a_column_of_vectors_that_one_group_has_is_no_error(head, n_present):

@@ -48,6 +48,7 @@ def test_lesions_images_and_table_together_beat_each_alone(tmp_path: Path) -> No
     assert rows["lesion_id"].tolist() == given["lesion_id"].tolist()
 
 
+@pytest.mark.slow
 def test_frozen_features_tell_ants_from_bees(tmp_path: Path) -> None:
     table = pd.read_csv(INSECTS / "table.csv")
     extract(INSECTS, tmp_path / "S", names=table["image"], backbone="mobilenet_v2")

@@ -390,6 +390,7 @@ def test_what_the_parent_has_seen_is_in_neither_stage(clinic: Clinic, tmp_path: 
     assert len(model.model_.seen.content_hashes) == N
 
 
+@pytest.mark.slow
 def test_a_backbone_that_no_epoch_made_better_shares_no_store_with_its_parent(
     clinic: Clinic, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -403,6 +404,7 @@ def test_a_backbone_that_no_epoch_made_better_shares_no_store_with_its_parent(
     assert len(list(other.glob("keras_*"))) == 2
 
 
+@pytest.mark.slow
 def test_a_damaged_backbone_of_the_cache_is_tuned_anew(clinic: Clinic, tmp_path: Path) -> None:
     model = clinic.estimator("holdout").set_params(cache_dir=tmp_path)
     proba = model.fit(clinic.X, clinic.y, groups=clinic.patients).predict_proba(clinic.X)
