@@ -573,6 +573,8 @@ def test_an_image_that_kills_its_worker_becomes_an_error(cluster, tmp_path, monk
     extract(folder, tmp_path / "local", **TINY)
     deadly = folder / "002.png"
     deadly.write_bytes(deadly.read_bytes() + b"this kills")
+    for image in folder.iterdir():
+        os.utime(image, (1e9, 1e9))  # a time within 2 s of the reading is not trusted later
     summary = extract_on(cluster, folder, tmp_path / "store")
     assert summary.errors == {"decode: ends the process that decodes it": 1}
     found, local = (
