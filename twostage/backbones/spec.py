@@ -4,7 +4,7 @@ import os
 import re
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, cast
 
 from twostage.backbones.catalogue import CATALOGUE, Architecture, find_architecture
 from twostage.backbones.tuned import NETWORK, TunedBackbone, find_tuned
@@ -27,8 +27,7 @@ KERAS_FILE = ".keras"
 KERAS_ARCHITECTURE = "keras_"  # and a digest of the graph
 _LARGEST_DIM = 1 << 20
 _RANDOM = re.compile(r"random:\d{1,10}")
-_NUMERIC_VARIANT = ("engine", "precision", "storage_dtype")
-_PROVENANCE = ("weights", "weights_file_hash")
+NUMERIC_VARIANT = ("engine", "precision", "storage_dtype")
 
 
 @dataclass(frozen=True)
@@ -173,8 +172,39 @@ class BackboneSettings:
         )
 
 
+class Spec:
+    """What the records of backbones and of encoders share; both are dataclasses."""
+
+    _provenance: ClassVar[tuple[str, ...]] = ("weights", "weights_file_hash")
+
+    engine: str
+    precision: str
+
+    @property
+    def identity(self) -> str:
+        """Digest of all that gives an embedding its meaning: not the numeric variant."""
+        return hash_json(self._without(*NUMERIC_VARIANT, *self._provenance))
+
+    @property
+    def key(self) -> str:
+        """Digest of the identity and the numeric variant: names a cache."""
+        return hash_json(self._without(*self._provenance))
+
+    @property
+    def variant(self) -> str:
+        """Engine and precision, for people."""
+        return f"{self.engine} in {self.precision}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the record as plain JSON-able values."""
+        return asdict(cast(Any, self))
+
+    def _without(self, *names: str) -> dict[str, Any]:
+        return {name: value for name, value in self.to_dict().items() if name not in names}
+
+
 @dataclass(frozen=True)
-class BackboneSpec:
+class BackboneSpec(Spec):
     """A backbone as resolved once: everything that decides what an embedding is.
 
     Attributes
@@ -235,25 +265,6 @@ class BackboneSpec:
     def is_keras_file(self) -> bool:
         """Whether it came whole from a ``.keras`` file."""
         return self.architecture.startswith(KERAS_ARCHITECTURE)
-
-    @property
-    def identity(self) -> str:
-        """Digest of all that gives an embedding its meaning: not the numeric variant."""
-        return hash_json(self._without(*_NUMERIC_VARIANT, *_PROVENANCE))
-
-    @property
-    def key(self) -> str:
-        """Digest of the identity and the numeric variant: names a cache."""
-        return hash_json(self._without(*_PROVENANCE))
-
-    @property
-    def variant(self) -> str:
-        """Engine and precision, for people."""
-        return f"{self.engine} in {self.precision}"
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the record as plain JSON-able values."""
-        return asdict(self)
 
     @classmethod
     def from_dict(cls, record: dict[str, Any], where: object) -> "BackboneSpec":
@@ -365,11 +376,11 @@ class BackboneSpec:
         """Say where another spec's identity differs from this one's; [] if nowhere."""
         if other.kind != self.kind:
             return [f"it embeds {self.kind}s, not {other.kind}s"]
-        mine, theirs = self._without(*_NUMERIC_VARIANT), other._without(*_NUMERIC_VARIANT)
+        mine, theirs = self._without(*NUMERIC_VARIANT), other._without(*NUMERIC_VARIANT)
         return [
             f"{name} is {mine[name]}, not {theirs[name]}"
             for name in mine
-            if mine[name] != theirs[name] and name not in _PROVENANCE
+            if mine[name] != theirs[name] and name not in self._provenance
         ]
 
     def _check_file(self) -> None:
@@ -396,9 +407,6 @@ class BackboneSpec:
         if settings.weights == "random":
             return f"random:{settings.random_state or 0}"
         return settings.weights
-
-    def _without(self, *names: str) -> dict[str, Any]:
-        return {name: value for name, value in asdict(self).items() if name not in names}
 
 
 def _named(choice: str | None) -> str | None:

@@ -1,25 +1,22 @@
 """What an encoder of texts or sequences is, as resolved; and any record of stage one."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from twostage.backbones.spec import STORAGE_DTYPES, BackboneSpec
+from twostage.backbones.spec import NUMERIC_VARIANT, STORAGE_DTYPES, BackboneSpec, Spec
 from twostage.contents import IMAGE, SEQUENCE, TEXT, kind_of
 from twostage.errors import BackboneError
-from twostage.fingerprint import hash_json
 from twostage.opening.records import checked
 
 FORMAT_VERSION = 1
 KERAS, SENTENCES = "keras", "sentence-transformers"
 _LARGEST_DIM = 1 << 20
-_PROVENANCE = ("weights", "weights_file_hash", "column")
-_NUMERIC_VARIANT = ("engine", "precision", "storage_dtype")
 
 
 @dataclass(frozen=True)
-class EncoderSpec:
+class EncoderSpec(Spec):
     """An encoder as it was made: everything that decides what an embedding is.
 
     Attributes
@@ -45,6 +42,8 @@ class EncoderSpec:
     format_version : int
         Of this record.
     """
+
+    _provenance: ClassVar[tuple[str, ...]] = ("weights", "weights_file_hash", "column")
 
     kind: str
     weights: str
@@ -72,25 +71,6 @@ class EncoderSpec:
     def architecture(self) -> str:
         """What a store in the cache is named by: its kind."""
         return self.kind
-
-    @property
-    def identity(self) -> str:
-        """Digest of all that gives an embedding its meaning: not the numeric variant."""
-        return hash_json(self._without(*_NUMERIC_VARIANT, *_PROVENANCE))
-
-    @property
-    def key(self) -> str:
-        """Digest of the identity and the numeric variant: names a cache."""
-        return hash_json(self._without(*_PROVENANCE))
-
-    @property
-    def variant(self) -> str:
-        """Engine and precision, for people."""
-        return f"{self.engine} in {self.precision}"
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the record as plain JSON-able values."""
-        return asdict(self)
 
     def parameters(self) -> dict[str, Any]:
         """Return the settings that ask for it."""
@@ -139,12 +119,11 @@ class EncoderSpec:
         """Say where another spec's identity differs from this one's; [] if nowhere."""
         if not isinstance(other, EncoderSpec):
             return [f"it embeds {self.kind}s, not {other.kind}s"]
-        names = [f.name for f in fields(self) if f.name not in (*_NUMERIC_VARIANT, *_PROVENANCE)]
+        names = [
+            f.name for f in fields(self) if f.name not in (*NUMERIC_VARIANT, *self._provenance)
+        ]
         pairs = ((name, getattr(self, name), getattr(other, name)) for name in names)
         return [f"{name} is {mine}, not {theirs}" for name, mine, theirs in pairs if mine != theirs]
-
-    def _without(self, *names: str) -> dict[str, Any]:
-        return {name: value for name, value in asdict(self).items() if name not in names}
 
 
 AnySpec = BackboneSpec | EncoderSpec
