@@ -50,8 +50,8 @@ def splits(monkeypatch):
         calls.append(folds)
         return folds
 
-    original = module._folds_to_stop_by
-    monkeypatch.setattr(module, "_folds_to_stop_by", recorded)
+    original = module.folds_to_stop_by
+    monkeypatch.setattr(module, "folds_to_stop_by", recorded)
     return calls
 
 
@@ -258,3 +258,18 @@ def test_many_classes_of_few_rows_do_not_diverge():
     head = LightGBMHead(n_trees=40).fit(features.take(trained), y[trained], Task(n_classes, 0, 1))
     others = np.setdiff1d(np.arange(len(y)), trained)
     assert log_loss(y[others], head.predict_proba(features.take(others))) < 3
+
+
+def test_the_trees_of_many_classes_are_bounded_together(monkeypatch):
+    rounds = []
+
+    def cv(parameters, data, most, **options):
+        rounds.append(most)
+        return {"valid": [0.0]}
+
+    monkeypatch.setattr(module.lightgbm, "cv", cv)
+    for n_classes in (2, 25, 100, 2000):
+        y = np.repeat(np.arange(n_classes), 2000 // n_classes + 6)
+        features = _features(np.zeros((len(y), 1)))
+        LightGBMHead().fit(features, y, Task(n_classes, 0, 1))
+    assert rounds == [2000, 2000, 500, 100]

@@ -23,18 +23,20 @@ from twostage.opening.records import checked
 from twostage.recipes import Recipe
 from twostage.splits import inner_folds
 
-_MAX_TREES = 2000
-_MAX_TREES_OF_FEW_ROWS = 500
+_MAX_ROUNDS = 2000
+_MAX_ROUNDS_OF_FEW_ROWS = 500
+_MAX_TREES = 50_000  # a round is a tree for each class
 _PATIENCE = 50
 _MIN_ROWS_TO_STOP_EARLY = 100
 _MIN_GROUPS = 10
-_N_TREES_WITHOUT_STOPPING = 100
+N_TREES_WITHOUT_STOPPING = 100
 _FEW_ROWS = 1000
 _N_SAMPLED_FEATURES = 256
 _MANY_CLASSES = 20
 _N_ROWS_TO_BIN_BY = 20_000
 _MIN_CELLS_FOR_THREADS = 10_000_000
 _CHUNK = 2048
+CODES = "codes"
 _TREES, _RECORD = "head.txt", "head.json"
 
 
@@ -52,7 +54,8 @@ class LightGBMHead(Head):
     Parameters
     ----------
     n_trees : int, optional
-        Fixed number of trees; found by early stopping if None.
+        Fixed number of trees, for each class if there are several; found by early stopping if
+        None, up to 2,000, and 50,000 of all classes together.
     learning_rate : float, optional
         0.05, or 0.1 for more than 20 classes, if None.
     num_leaves : int, optional
@@ -60,8 +63,8 @@ class LightGBMHead(Head):
     min_data_in_leaf : int, optional
         5 under 1,000 rows, else 20, if None; fewer under 100 rows.
     lambda_l2 : float, optional
-        If None, 10 for more than 256 features; else 1 for more than 20 classes, without which
-        leaves of their few rows diverge; else 0.
+        If None, 1 for more than 20 classes, without which leaves of their few rows diverge; else
+        10 for more than 256 features, else 0.
     feature_fraction : float, optional
         What gives each tree some 256 features if None; a quarter of those for more than 20
         classes.
@@ -118,15 +121,21 @@ class LightGBMHead(Head):
         sample_weight: np.ndarray | None = None,
     ) -> Self:
         """Train on all rows, with as many trees as an inner split asks for; see `Head.fit`."""
-        self.task_ = task
-        self.n_copies_ = _n_copies(features)
-        parameters = self._parameters(features, y, sample_weight)
+        self.prepare(features, task)
+        n_weighted = len(y) if sample_weight is None else float(sample_weight.sum())
+        parameters = self.parameters_for(features, len(y), n_weighted)
         data = _dataset(features, self.n_copies_, y, sample_weight, parameters)
         n_trees = self.n_trees
         if n_trees is None:
             n_trees = _find_n_trees(parameters, data, y, task, groups)
         self.booster_ = lightgbm.train(parameters, data, n_trees)
         self.booster_.free_dataset()
+        return self
+
+    def prepare(self, features: Features, task: Task) -> Self:
+        """Note what is learned, and how often the table enters."""
+        self.task_ = task
+        self.n_copies_ = _n_copies(features)
         return self
 
     def predict(self, features: Features) -> np.ndarray:
@@ -181,23 +190,31 @@ class LightGBMHead(Head):
             outputs.append(self.booster_.predict(rows, num_threads=threads))
         return np.concatenate(outputs) if outputs else np.empty(0)
 
-    def _parameters(
-        self, features: Features, y: np.ndarray, sample_weight: np.ndarray | None
-    ) -> dict[str, Any]:
+    def parameters_for(self, features: Features, n_rows: int, n_weighted: float) -> dict[str, Any]:
+        """Return LightGBM's parameters.
+
+        Parameters
+        ----------
+        features : Features
+            Of rows, any of them: what counts is how many features there are.
+        n_rows : int
+            How many are learned from.
+        n_weighted : float
+            What they weigh together.
+        """
         n_features = features.n_features + (self.n_copies_ - 1) * features.table.shape[1]
-        n_rows = len(y) if sample_weight is None else float(sample_weight.sum())
         n_classes = self.task_.n_classes or 0
         is_wide, has_many_classes = n_features > _N_SAMPLED_FEATURES, n_classes > _MANY_CLASSES
         n_sampled = _N_SAMPLED_FEATURES // 4 if has_many_classes else _N_SAMPLED_FEATURES
         objective = {0: "regression", 2: "binary"}.get(n_classes, "multiclass")
         defaults = {
             "learning_rate": 0.1 if has_many_classes else 0.05,
-            "num_leaves": 7 if n_rows < _FEW_ROWS else 15,
-            "lambda_l2": 10.0 if is_wide else float(has_many_classes),
+            "num_leaves": 7 if n_weighted < _FEW_ROWS else 15,
+            "lambda_l2": 1.0 if has_many_classes else 10.0 * is_wide,
             "feature_fraction": min(1.0, n_sampled / max(1, n_features)),
         }
         chosen = {name: getattr(self, name) for name in defaults}
-        leaf_sizes = self._leaf_sizes(n_rows)
+        leaf_sizes = self._leaf_sizes(n_weighted)
         return {
             **defaults,
             **{name: value for name, value in chosen.items() if value is not None},
@@ -210,7 +227,7 @@ class LightGBMHead(Head):
             "seed": self.task_.random_state,
             "deterministic": True,
             "force_col_wise": True,
-            "num_threads": _n_threads(len(y) * n_features * max(1, n_classes), self.task_),
+            "num_threads": _n_threads(n_rows * n_features * max(1, n_classes), self.task_),
             "verbose": -1,
         }
 
@@ -240,6 +257,14 @@ def _n_copies(features: Features) -> int:
     return max(1, round(_N_SAMPLED_FEATURES / 2 / n_table))
 
 
+def parts_of(features: Features, n_copies: int) -> dict[str, np.ndarray]:
+    """Return what trees see, part by part, by name: the table so often, codes, blocks."""
+    names = [f"table_{copy}" for copy in range(n_copies)]
+    parts = dict.fromkeys(names, features.table) | {CODES: np.asarray(features.codes, np.float32)}
+    parts |= {f"block_{number}": block for number, block in enumerate(features.blocks)}
+    return {name: part for name, part in parts.items() if part.shape[1]}
+
+
 def _dataset(
     features: Features,
     n_copies: int,
@@ -248,19 +273,14 @@ def _dataset(
     parameters: dict[str, Any],
 ) -> lightgbm.Dataset:
     """Bin the features part by part: a matrix of all would be a copy."""
-    names = [f"table_{copy}" for copy in range(n_copies)]
-    parts = dict.fromkeys(names, features.table) | {"codes": np.asarray(features.codes, np.float32)}
-    parts |= {f"block_{number}": block for number, block in enumerate(features.blocks)}
     data = None
-    for name, part in parts.items():
-        if part.shape[1] == 0:
-            continue
+    for name, part in parts_of(features, n_copies).items():
         binned = lightgbm.Dataset(
             part,
             label=y,
             weight=sample_weight,
             feature_name=[f"{name}_{column}" for column in range(part.shape[1])],
-            categorical_feature=list(range(part.shape[1])) if name == "codes" else "auto",
+            categorical_feature=list(range(part.shape[1])) if name == CODES else "auto",
             params=parameters,
         ).construct()
         with warnings.catch_warnings():  # LightGBM warns that it can't put the raw parts together
@@ -278,28 +298,46 @@ def _find_n_trees(
     task: Task,
     groups: np.ndarray | None,
 ) -> int:
-    folds = _folds_to_stop_by(y, task, groups)
+    folds = folds_to_stop_by(y, task, groups)
     if not folds:
-        return _N_TREES_WITHOUT_STOPPING
-    stop = lightgbm.early_stopping(_PATIENCE, verbose=False)
-    most = _MAX_TREES if len(folds) == 1 else _MAX_TREES_OF_FEW_ROWS
-    found = lightgbm.cv(parameters, data, most, folds=folds, callbacks=[stop])
+        return N_TREES_WITHOUT_STOPPING
+    most = most_rounds(task, len(folds))
+    found = lightgbm.cv(parameters, data, most, folds=folds, callbacks=[stopping()])
     return max(1, len(next(iter(found.values()))))
 
 
-def _folds_to_stop_by(
-    y: np.ndarray, task: Task, groups: np.ndarray | None
+def stopping() -> Any:
+    """Return what ends a training that gets no better."""
+    return lightgbm.early_stopping(_PATIENCE, verbose=False)
+
+
+def most_rounds(task: Task, n_folds: int = 1) -> int:
+    """Return how many rounds may be tried, whose best is found by so many folds."""
+    most = _MAX_ROUNDS if n_folds == 1 else _MAX_ROUNDS_OF_FEW_ROWS
+    return min(most, max(N_TREES_WITHOUT_STOPPING, _MAX_TREES // (task.n_classes or 1)))
+
+
+def folds_to_stop_by(
+    y: np.ndarray, task: Task, groups: np.ndarray | None, *, is_one: bool = False
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Return the inner splits: five of few rows, one of many or many classes, none of too few."""
+    """Return the inner splits: five of few rows, one of many or many classes, none of too few.
+
+    Parameters
+    ----------
+    y, task, groups
+        As for `LightGBMHead.fit`.
+    is_one : bool
+        Whether there may be one only.
+    """
     has_few_groups = groups is not None and len(np.unique(groups)) < _MIN_GROUPS
     if len(y) < _MIN_ROWS_TO_STOP_EARLY or has_few_groups:
         return []
-    has_many_classes = (task.n_classes or 0) > _MANY_CLASSES
+    is_one = is_one or (task.n_classes or 0) > _MANY_CLASSES
     return inner_folds(
         y,
         is_classification=task.is_classification,
         groups=groups,
-        many_rows=0 if has_many_classes else _FEW_ROWS,
+        many_rows=0 if is_one else _FEW_ROWS,
         random_state=task.random_state,
     )
 
