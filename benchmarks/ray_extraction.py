@@ -112,7 +112,16 @@ def bucket() -> Iterator[str]:
 
 def run(images: Path, store: Any, **options: Any) -> dict[str, Any]:
     """Extract in a process of its own; return what it says."""
-    command = [sys.executable, "-c", EXTRACT, str(images), str(store), json.dumps(options)]
+    command = [
+        sys.executable,
+        "-X",
+        "faulthandler",
+        "-c",
+        EXTRACT,
+        str(images),
+        str(store),
+        json.dumps(options),
+    ]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found

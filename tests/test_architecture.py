@@ -41,7 +41,7 @@ FLOORS = [
     ["members", "sources", "finetuning"],
     ["blending", "tuning", "fitted", "pretraining", "cotraining"],
     ["fitting", "staged", "embedder"],
-    ["model", "staging", "unseen"],
+    ["model", "staging", "unseen", "distributed"],
     ["estimator", "partitions"],
     ["evaluation"],
     ["benchmarking", "report"],

@@ -15,7 +15,7 @@ from twostage.blending import blend_weights, out_of_fold
 from twostage.encoding import FeatureEncoder
 from twostage.errors import DataError, UsageError
 from twostage.fitted import FitSettings
-from twostage.fitting import _weighted
+from twostage.fitting import weighted
 from twostage.heads import Blend, head_class, heads_of, make_head, name_of
 from twostage.heads.base import Task
 from twostage.heads.blend import best_weights
@@ -368,8 +368,8 @@ def test_classes_are_balanced_where_the_model_learns_alone():
     rows = replace(rows, y=np.r_[np.zeros(100, int), np.ones(60, int)])
     settings = FitSettings("t", head="linear", class_weight="balanced")
     target = Target("classification", rows.y, np.array(["a", "b"]))
-    weighted = _weighted(rows.take(np.arange(40, 160)), target, settings).sample_weight
-    np.testing.assert_allclose([weighted[:60].sum(), weighted[60:].sum()], [60, 60])
+    weight = weighted(rows.take(np.arange(40, 160)), target, settings).sample_weight
+    np.testing.assert_allclose([weight[:60].sum(), weight[60:].sum()], [60, 60])
 
 
 def test_groups_of_an_estimator_are_remembered():

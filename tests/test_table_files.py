@@ -52,10 +52,24 @@ def test_a_byte_order_mark_is_no_part_of_a_column_name(tmp_path):
     assert list(read_table(tmp_path / "t.csv").columns) == ["age", "site"]
 
 
-@pytest.mark.parametrize("name", ["absent.csv", "absent.parquet", "."])
+@pytest.mark.parametrize("name", ["absent.csv", "absent.parquet"])
 def test_a_path_without_a_file_is_a_wrong_call(tmp_path, name):
     with pytest.raises(UsageError, match=f"There is no table '{tmp_path / name}'"):
         read_table(tmp_path / name)
+
+
+def test_a_folder_without_a_table_is_told(tmp_path):
+    (tmp_path / "table.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(DataError, match=f"'{tmp_path}' has no Parquet files"):
+        read_table(tmp_path)
+
+
+def test_a_folder_of_parquet_files_is_one_table_in_the_order_of_their_names(tmp_path):
+    frame = pd.DataFrame({"a": range(6), "b": list("uvwxyz")})
+    for name, rows in (("2", slice(4, 6)), ("1", slice(0, 4)), ("_left", slice(0, 1))):
+        frame[rows].to_parquet(tmp_path / f"{name}.parquet")
+    pd.testing.assert_frame_equal(read_table(tmp_path), frame)
+    pd.testing.assert_frame_equal(read_table(tmp_path, ["b"]), frame[["b"]])
 
 
 @pytest.mark.parametrize(

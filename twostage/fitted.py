@@ -194,9 +194,12 @@ class Predictor:
         """Return class labels, or values in the target's unit, of shape (n_rows,)."""
         if self.classes is not None:
             return np.asarray(self.classes[self.predict_proba(frame, images).argmax(axis=1)])
-        values = self.outputs(frame, images)
+        return self.values_of(self.outputs(frame, images))
+
+    def values_of(self, outputs: np.ndarray) -> np.ndarray:
+        """Return outputs of a regression in the target's unit."""
         # A line may run to values whose exponential is infinite.
-        return np.exp(np.minimum(values, _LARGEST_LOG)) if self.settings.log_target else values
+        return np.exp(np.minimum(outputs, _LARGEST_LOG)) if self.settings.log_target else outputs
 
     def prediction_table(self, frame: pd.DataFrame, images: Any) -> pd.DataFrame:
         """Return one row per row of ``frame``, in order.

@@ -102,7 +102,7 @@ def check_table(frame: pd.DataFrame, settings: FitSettings) -> None:
         fix = "Fill it in" if empty[0] in settings.reserved() else f"Add --ignore {empty[0]}"
         raise DataError(f"Column {listed(empty)} has no values in any row. {fix}.")
     if settings.features != "table" and settings.embeds == IMAGE:
-        _check_repeated_images(frame, settings)
+        check_repeated_images(frame, settings)
     columns = tell_roles(frame, settings)
     _check_there_are_texts(columns, settings)
     for column in columns:
@@ -194,8 +194,14 @@ def _is_prediction_column(name: str) -> bool:
     return name in ("prediction", "n_images", "error") or name.startswith("proba_")
 
 
-def _check_repeated_images(frame: pd.DataFrame, settings: FitSettings) -> None:
-    """Refuse rows that share an image and could be split apart: one would tell of the other."""
+def check_repeated_images(frame: pd.DataFrame, settings: FitSettings) -> None:
+    """Refuse rows that share an image and could be split apart: one would tell of the other.
+
+    Raises
+    ------
+    DataError
+        Counting them, and naming the first.
+    """
     for column in settings.image_columns:
         is_repeated = frame[column].duplicated(keep="first") & frame[column].notna()
         if settings.group is not None:
@@ -241,8 +247,8 @@ def fit_model(
     _check_there_are_texts(columns, settings)
     if not rows.blocks and all(column.role == IGNORED for column in columns):
         raise DataError(_nothing_left_message(columns))
-    kept = _weighted(rows, target, settings)
-    _check_blocks(kept, settings.embeds)
+    kept = weighted(rows, target, settings)
+    check_blocks(kept, settings.embeds)
     plans = _plans(kept, columns, settings)
     if settings.n_tuned:
         plans = [tuned(plan, kept, settings.n_tuned) for plan in plans]
@@ -494,10 +500,17 @@ def score_model(
     ``images`` are what `Predictor.look` gives. Where the logarithm was learned, ``r2_log`` is that
     of the logarithms, and comes first.
     """
+    return score_outputs(model, model.outputs(frame, images), target, groups)
+
+
+def score_outputs(
+    model: Predictor, outputs: np.ndarray, target: Target, groups: np.ndarray
+) -> dict[str, Score]:
+    """Score what a model put out for rows it has not seen; see `score_model`."""
     seed = model.settings.random_state
     if target.classes is not None:
-        return score_classification(target.y, model.predict_proba(frame, images), groups, seed)
-    predicted = model.predict(frame, images)
+        return score_classification(target.y, outputs, groups, seed)
+    predicted = model.values_of(outputs)
     scores = score_regression(target.y, predicted, groups, seed)
     if model.settings.log_target:
         of_logs = score_regression(np.log(target.y), np.log(predicted), groups, seed)
@@ -575,7 +588,7 @@ def weights_of(rows: TrainingRows, target: Target, settings: FitSettings) -> np.
     return of_class if weight is None else weight * of_class
 
 
-def _weighted(rows: TrainingRows, target: Target, settings: FitSettings) -> TrainingRows:
+def weighted(rows: TrainingRows, target: Target, settings: FitSettings) -> TrainingRows:
     """Return the rows that count, with their weights and those of their classes multiplied.
 
     A weight counts as so many equal rows do; but where weights are small throughout, shares of 1
@@ -589,7 +602,8 @@ def _weighted(rows: TrainingRows, target: Target, settings: FitSettings) -> Trai
     return replace(rows, sample_weight=weight).take(np.flatnonzero(weight))
 
 
-def _check_blocks(rows: TrainingRows, kind: str) -> None:
+def check_blocks(rows: TrainingRows, kind: str) -> None:
+    """Raise DataError if a column of images has none that can be used."""
     for name, block in rows.blocks.items():
         if np.isnan(block.matrix[:, 0]).all():
             raise DataError(f"Column '{name}' has no usable {kind} in any row to learn from.")
@@ -605,14 +619,23 @@ def _nothing_left_message(columns: Sequence[Column]) -> str:
 
 def record_of(rows: TrainingRows, columns: Sequence[Column]) -> pd.DataFrame:
     """Record rows that were trained on, so that an evaluation can leave them out."""
-    frame = rows.frame
-    names = [column.name for column in columns if column.role != IGNORED]
-    values = pd.Series(rows.group_values, frame.index, object)
+    digests = row_digests(rows.frame[digested_columns(columns, rows.blocks)])
+    return record_with(rows, digests)
+
+
+def digested_columns(columns: Sequence[Column], image_columns: Iterable[str]) -> list[str]:
+    """Return the columns whose values tell rows apart."""
+    return [*(column.name for column in columns if column.role != IGNORED), *image_columns]
+
+
+def record_with(rows: TrainingRows, digests: Sequence[str]) -> pd.DataFrame:
+    """Record rows of these digests; see `record_of`."""
+    values = pd.Series(rows.group_values, rows.frame.index, object)
     return pd.DataFrame(
         {
-            "content_hash": _content_hashes(rows.blocks) or [[] for _ in range(len(frame))],
+            "content_hash": _content_hashes(rows.blocks) or [[] for _ in range(len(rows))],
             "group": values.where(values.notna(), None).map(str, na_action="ignore"),
-            "row_digest": row_digests(frame[[*names, *rows.blocks]]),
+            "row_digest": digests,
         }
     ).reset_index(drop=True)
 

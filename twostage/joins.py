@@ -133,17 +133,47 @@ def image_block(
     facts = _facts_by_image(store)
     row_numbers: list[int] = []
     key_numbers: list[int] = []
-    errors: list[str | None] = []
-    hashes: list[list[str]] = []
     for row, row_names in enumerate(names):
         row_keys = [key_of[name] for name in row_names if name in key_of]
         usable = [number_of[key] for key in row_keys if is_usable[number_of[key]]]
         row_numbers += [row] * len(usable)
         key_numbers += usable
-        errors.append(_first_error(row_names, key_of, facts))
-        hashes.append([h for h in (facts[key][0] for key in row_keys) if h is not None])
+    errors, hashes = _facts_by_row(names, key_of, facts)
     matrix, n_images = pool_by_row(embeddings, row_numbers, key_numbers, len(names), pooling)
     return ImageBlock(column, matrix, n_images, errors, hashes)
+
+
+def block_outline(
+    column: str,
+    names: Sequence[Sequence[str]],
+    store: EmbeddingStore,
+    key_of: Mapping[str, str],
+) -> ImageBlock:
+    """Tell of an image column all but its embeddings: the matrix has no columns.
+
+    Parameters
+    ----------
+    column, names, store, key_of
+        As for `image_block`.
+    """
+    facts = _facts_by_image(store)
+    keys_by_row = [[key_of[name] for name in row if name in key_of] for row in names]
+    n_images = [sum(facts[key][1] is None for key in keys) for keys in keys_by_row]
+    errors, hashes = _facts_by_row(names, key_of, facts)
+    nothing = np.empty((len(names), 0), np.float32)
+    return ImageBlock(column, nothing, np.array(n_images, np.int64), errors, hashes)
+
+
+def _facts_by_row(
+    names: Sequence[Sequence[str]],
+    key_of: Mapping[str, str],
+    facts: Mapping[str, tuple[str | None, str | None]],
+) -> tuple[list[str | None], list[list[str]]]:
+    """Return the first error of each row's images, and the content hashes of them all."""
+    errors = [_first_error(row_names, key_of, facts) for row_names in names]
+    keys_by_row = [[key_of[name] for name in row if name in key_of] for row in names]
+    hashes = [[h for h in (facts[key][0] for key in keys) if h is not None] for keys in keys_by_row]
+    return errors, hashes
 
 
 def _names_in(value: Any) -> list[str]:

@@ -57,18 +57,34 @@ class MemberPlan:
 
     def fit(self, rows: TrainingRows) -> "Member":
         """Learn encoder and head from training rows."""
-        width = len(rows.frame.columns) + sum(b.matrix.shape[1] for b in rows.blocks.values())
-        is_small = len(rows) * width < _MIN_CELLS_FOR_THREADS
-        # On matrices of this size threads wait for each other, all the more beside other processes.
-        with threadpool_limits(1 if is_small else None, user_api="blas"):
-            encoder, features = FeatureEncoder.fit_transform(
-                rows, self.columns, self.recipe, self.task.random_state
-            )
-            if features.is_empty:
-                raise DataError("There are no features to learn from.")
+        with _few_threads(rows):
+            encoder, features = self.encode(rows)
             head = clone(self.head)
             head.fit(features, rows.y, self.task, rows.groups, rows.sample_weight)
         return Member(encoder, head)
+
+    def encode(self, rows: TrainingRows) -> tuple[FeatureEncoder, Features]:
+        """Learn the encoder alone, and return what it makes of the rows.
+
+        Raises
+        ------
+        DataError
+            If there is nothing to learn from.
+        """
+        with _few_threads(rows):
+            encoder, features = FeatureEncoder.fit_transform(
+                rows, self.columns, self.recipe, self.task.random_state
+            )
+        if features.is_empty:
+            raise DataError("There are no features to learn from.")
+        return encoder, features
+
+
+def _few_threads(rows: TrainingRows) -> threadpool_limits:
+    """On small matrices threads wait for each other, all the more beside other processes."""
+    width = len(rows.frame.columns) + sum(b.matrix.shape[1] for b in rows.blocks.values())
+    is_small = len(rows) * width < _MIN_CELLS_FOR_THREADS
+    return threadpool_limits(1 if is_small else None, user_api="blas")
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,7 @@ from twostage.model import read_model
 from twostage.sources import blocks_from_store, check_usable
 from twostage.staged import AnyModel
 from twostage.store.store import EmbeddingStore
-from twostage.table.files import read_table, write_table
-
-_ENDINGS = (".parquet", ".pq")
+from twostage.table.files import is_hidden, read_table, table_files, write_table
 
 
 @dataclass(frozen=True)
@@ -96,18 +94,11 @@ def find_partitions(table: Path, output: Path) -> list[Partition]:
     DataError
         If the table has no files.
     """
-    files = [
-        file
-        for file in sorted(table.rglob("*"))
-        if file.suffix.lower() in _ENDINGS and not _is_hidden(file.relative_to(table))
-    ]
-    if not files:
-        raise DataError(f"'{table}' has no Parquet files. Give the folder of a table's files.")
-    names = [file.relative_to(table) for file in files]
+    names = [file.relative_to(table) for file in table_files(table)]
     if output.exists() and not output.is_dir():
         raise UsageError(f"'{output}' is a file. Give a folder for the predictions of '{table}'.")
     others = {file.relative_to(output) for file in output.rglob("*") if file.is_file()}
-    strange = sorted(str(name) for name in others - set(names) if not _is_hidden(name))
+    strange = sorted(str(name) for name in others - set(names) if not is_hidden(name))
     if strange or output.resolve() == table.resolve():
         found = listed(strange) if strange else "the table itself"
         raise UsageError(f"'{output}' holds {found}. Give a new folder for the predictions.")
@@ -202,7 +193,3 @@ def _condemn(partition: Partition, _n_before: int) -> Partition:
         f"'{partition.table}' kills the workers that predict for it; most often it is too large "
         "for their memory. Write the table in smaller files."
     )
-
-
-def _is_hidden(name: Path) -> bool:
-    return any(part.startswith((".", "_")) for part in name.parts)

@@ -16,7 +16,7 @@ from twostage.extraction import ExtractionOptions
 from twostage.images.listing import Place, absolute
 from twostage.images.places import open_place
 from twostage.images.references import Reference
-from twostage.joins import ImageBlock, image_block, image_names, match_with_store
+from twostage.joins import ImageBlock, block_outline, image_block, image_names, match_with_store
 from twostage.store.store import EmbeddingStore
 from twostage.table.files import require_column
 
@@ -66,6 +66,21 @@ def blocks_from_store(
     for column, names in _names_by_column(frame, image_columns).items():
         key_of, note = match_with_store(names, store, must_match=must_match)
         blocks[column] = image_block(column, names, store, key_of, pooling)
+        notes += [note] if note else []
+    return blocks, notes
+
+
+def outlines_from_store(
+    frame: pd.DataFrame, image_columns: Sequence[str], store: EmbeddingStore
+) -> tuple[dict[str, ImageBlock], list[str]]:
+    """Tell of a table's images all that a store knows but the embeddings; else `blocks_from_store`.
+
+    Every image must be in the store.
+    """
+    blocks, notes = {}, []
+    for column, names in _names_by_column(frame, image_columns).items():
+        key_of, note = match_with_store(names, store)
+        blocks[column] = block_outline(column, names, store, key_of)
         notes += [note] if note else []
     return blocks, notes
 

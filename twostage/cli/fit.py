@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from twostage.cli.cluster import check_cluster, fit_cluster_options, fit_on_ray
 from twostage.cli.embedded import check_columns, kind_in, with_embedded
 from twostage.cli.options import (
     IMAGES,
@@ -13,7 +14,6 @@ from twostage.cli.options import (
     PLACES,
     ROLES,
     STORE,
-    TABLE,
     allow_seen_option,
     backbone_options,
     class_weight_option,
@@ -63,6 +63,7 @@ if TYPE_CHECKING:
     from twostage.joins import ImageBlock
     from twostage.staged import AnyModel
     from twostage.store.store import EmbeddingStore
+    from twostage.targets import Target
 
 _OF_BACKBONE = (
     *("backbone", "weights", "layer", "pooling", "image_size", "resize", "engine", "precision"),
@@ -73,7 +74,11 @@ _OF_BACKBONE = (
 @click.command()
 @click.argument("store", type=STORE, required=False)
 @click.option("-o", "--output", "model", required=True, metavar="MODEL", help="Folder to make.")
-@click.option("--table", type=TABLE, help="CSV or Parquet table with the target.")
+@click.option(
+    "--table",
+    type=click.Path(exists=True),
+    help="CSV or Parquet table with the target; or the folder of a table in many Parquet files.",
+)
 @click.option("--target", metavar="COL", help="Column to predict.")
 @target_from_folder_option
 @image_col_option
@@ -134,6 +139,7 @@ _OF_BACKBONE = (
 @backbone_options
 @variant_options
 @run_options
+@fit_cluster_options
 @random_state_option
 @quiet_option
 @json_option
@@ -158,42 +164,19 @@ def fit(
     The score is that of held-out rows, a fifth, which neither training nor early stopping, tuning
     or any encoder saw, nor the tuning of a backbone; the model saved is then trained on all rows.
     """
-    from twostage.fitting import NOTHING_SEEN, check_heads, check_table, fit_and_score
     from twostage.model import check_destination, write_model
-    from twostage.sources import check_usable
-    from twostage.targets import prepare_target
 
     is_replacing = check_destination(model)
+    check_cluster(ctx, options)
     kind = kind_in([store] if store else [], None if images else options["backbone"])
     _check_combination(store, images, table, target_from_folder, options, kind)
     check_tuning(ctx, images, options, kind)
     settings = fit_settings(options, target_from_folder)
-    how = staging_of(settings, options)
-    frame = _read_rows(store, images, table, target_from_folder)
-    frame, settings = join_to_learn(frame, settings, options, quiet)
-    settings = with_embedded(settings, kind)
-    check_table(frame, settings)
-    target = prepare_target(frame[settings.target], settings.task, log_target=settings.log_target)
-    check_heads(settings, target)
-    if target.note and not quiet:
-        say(f"{target.note} Use --task {target.other_task} for the other.")
-    if target.rare_classes and not quiet:
-        rare = ", ".join(f"'{label}' ({n})" for label, n in list(target.rare_classes.items())[:5])
-        say(
-            f"{plural(len(target.rare_classes), 'class')} of fewer rows than folds, too few to be "
-            f"learned and scored well: {rare}."
-        )
-    blocks, held = _embed(frame, settings, store, images, options, quiet)
-    n_unusable = check_usable(blocks)
-    backbone, seen = (None, NOTHING_SEEN) if held is None else (held.spec, held.seen)
-    fitted: AnyModel
-    if how is None or held is None:
-        with log_shown(quiet):
-            fitted = fit_and_score(frame, blocks, target, settings, backbone, seen)
+    if options["executor"] == "ray":
+        fitted, n_unusable = _fit_on_cluster(settings, str(table), store, options, quiet)
     else:
-        asked = _backbone_settings(options)
-        fitted = fit_both_stages(
-            frame, blocks, target, settings, how, held, str(images), asked, options, quiet
+        fitted, n_unusable = _fit_here(
+            settings, table, store, images, target_from_folder, kind, options, quiet
         )
     for note in write_model(fitted, model):
         say(note)
@@ -204,9 +187,73 @@ def fit(
     else:
         print_result(describe(fitted, model))
     if n_unusable:
-        what = f"an unusable {settings.embeds}"
+        what = f"an unusable {fitted.settings.embeds}"
         say(f"{plural(n_unusable, 'row')} with {what}, whose embedding is missing.")
         ctx.exit(UNREADABLE)
+
+
+def _fit_on_cluster(
+    settings: "FitSettings",
+    table: str,
+    store: str | None,
+    options: dict[str, Any],
+    quiet: bool,
+) -> "tuple[AnyModel, int]":
+    """Fit by the workers of a cluster; return the model, and the rows with an unusable image."""
+    from twostage.distributed import read_outline
+
+    with log_shown(quiet):
+        outline = read_outline(table, store, settings)
+    _tell_target(outline.target, quiet)
+    return fit_on_ray(outline, settings, options, quiet), outline.n_unusable
+
+
+def _fit_here(
+    settings: "FitSettings",
+    table: str | None,
+    store: str | None,
+    images: str | None,
+    target_from_folder: bool,
+    kind: str,
+    options: dict[str, Any],
+    quiet: bool,
+) -> "tuple[AnyModel, int]":
+    """Fit in this process; return the model, and the rows with an unusable image."""
+    from twostage.fitting import NOTHING_SEEN, check_heads, check_table, fit_and_score
+    from twostage.sources import check_usable
+    from twostage.targets import prepare_target
+
+    how = staging_of(settings, options)
+    frame = _read_rows(store, images, table, target_from_folder)
+    frame, settings = join_to_learn(frame, settings, options, quiet)
+    settings = with_embedded(settings, kind)
+    check_table(frame, settings)
+    target = prepare_target(frame[settings.target], settings.task, log_target=settings.log_target)
+    check_heads(settings, target)
+    _tell_target(target, quiet)
+    blocks, held = _embed(frame, settings, store, images, options, quiet)
+    n_unusable = check_usable(blocks)
+    backbone, seen = (None, NOTHING_SEEN) if held is None else (held.spec, held.seen)
+    if how is None or held is None:
+        with log_shown(quiet):
+            return fit_and_score(frame, blocks, target, settings, backbone, seen), n_unusable
+    asked = _backbone_settings(options)
+    fitted = fit_both_stages(
+        frame, blocks, target, settings, how, held, str(images), asked, options, quiet
+    )
+    return fitted, n_unusable
+
+
+def _tell_target(target: "Target", quiet: bool) -> None:
+    """Tell how the target was taken, and of classes that are too rare."""
+    if target.note and not quiet:
+        say(f"{target.note} Use --task {target.other_task} for the other.")
+    if target.rare_classes and not quiet:
+        rare = ", ".join(f"'{label}' ({n})" for label, n in list(target.rare_classes.items())[:5])
+        say(
+            f"{plural(len(target.rare_classes), 'class')} of fewer rows than folds, too few to be "
+            f"learned and scored well: {rare}."
+        )
 
 
 def describe(fitted: "AnyModel", path: str) -> str:

@@ -154,14 +154,19 @@ run_options = together(
     ),
 )
 
-executor_options = together(
-    click.option(
+
+def executor_option(what: str) -> Decorator:
+    """Return an option for where something happens."""
+    return click.option(
         "--executor",
         type=click.Choice(["local", "ray"]),
         default="local",
         show_default=True,
-        help="Where images are embedded: in this process, or by the workers of a Ray cluster.",
-    ),
+        help=f"Where {what}: in this process, or by the workers of a Ray cluster.",
+    )
+
+
+cluster_options = together(
     click.option(
         "--address",
         metavar="HOST:PORT",
@@ -181,6 +186,11 @@ executor_options = together(
         metavar="N",
         help="Cores of one of them; by default all of the smallest node, up to 8.",
     ),
+)
+
+executor_options = together(
+    executor_option("images are embedded"),
+    cluster_options,
     click.option(
         "--gpus-per-worker",
         type=click.FloatRange(0, min_open=True),

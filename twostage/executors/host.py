@@ -5,6 +5,7 @@ Hence it can tell which version there is, before anything of it is used.
 
 import os
 import platform
+import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -12,8 +13,8 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 
-class Host:
-    """Keeps one worker, and works on the shards that it is given, one run across all of them.
+class Visitor:
+    """What is on a node, before it knows twostage.
 
     Parameters
     ----------
@@ -23,12 +24,6 @@ class Host:
 
     def __init__(self, environment: Mapping[str, str]):
         os.environ.update(environment)
-        self._given: SimpleQueue[Any] = SimpleQueue()
-        self._news = threading.Condition()
-        self._records: list[Any] = []
-        self._n_done = 0
-        self._failure: Exception | None = None
-        self._worker: Any = None
 
     def found(self, package: str) -> tuple[str, str | None]:
         """Return this node's name, and the version of a package that is installed here."""
@@ -36,6 +31,39 @@ class Host:
             return platform.node(), version(package)
         except PackageNotFoundError:
             return platform.node(), None
+
+
+class Peer(Visitor):
+    """Works on its part of something, together with others."""
+
+    def meet(self, address_of: Callable[[], str], n_ports: int) -> tuple[str, list[int]]:
+        """Return this node's address, and ports of it at which nothing listens."""
+        sockets = [socket.socket() for _ in range(n_ports)]
+        try:
+            for each in sockets:
+                each.bind(("", 0))
+            return address_of(), [each.getsockname()[1] for each in sockets]
+        finally:
+            for each in sockets:
+                each.close()
+
+    def work(self, boxed: Sequence[Any], fetch: Callable[[Any], Any], *facts: Any) -> Any:
+        """Do a task, the first in the box, to a part, the second; ``facts`` are of the peers."""
+        task, part = (fetch(each) for each in boxed)
+        return task(part, *facts)
+
+
+class Host(Visitor):
+    """Keeps one worker, and works on the shards that it is given, one run across all of them."""
+
+    def __init__(self, environment: Mapping[str, str]):
+        super().__init__(environment)
+        self._given: SimpleQueue[Any] = SimpleQueue()
+        self._news = threading.Condition()
+        self._records: list[Any] = []
+        self._n_done = 0
+        self._failure: Exception | None = None
+        self._worker: Any = None
 
     def open(self, boxed: Sequence[Any], fetch: Callable[[Any], Any]) -> str | None:
         """Make the worker, and return on what it runs."""

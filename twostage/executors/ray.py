@@ -238,7 +238,7 @@ class _Pool(Generic[S]):
         self._n_most = self._n_announced = 0
         self._n_told = 0
         self.device: str | None = None
-        nodes = _alive(ray)
+        nodes = alive_nodes(ray)
         self._cpus = options.cpus_per_worker or choose_cpus(nodes, options.gpus_per_worker)
         ray.cloudpickle.register_pickle_by_value(host_module)
         self._actor_class = ray.remote(
@@ -285,11 +285,11 @@ class _Pool(Generic[S]):
         now_s = time.monotonic()
         if now_s - self._looked_s >= _LOOK_S:
             self._looked_s = now_s
-            room = count_room(_alive(self._ray), self._cpus, self._options.gpus_per_worker)
+            room = count_room(alive_nodes(self._ray), self._cpus, self._options.gpus_per_worker)
             self._n_most = self._options.ray_workers or max(1, room)
             self._tell_size()
         while len(self._handles) < self._n_most and self._n_coming < self._backlog.n_free:
-            actor = self._actor_class.remote(_environment(self._cpus))
+            actor = self._actor_class.remote(environment_of(self._cpus))
             handle = _Handle(next(self._numbers), actor, now_s)
             self._actors[handle.key] = handle.actor
             self._ask(handle, handle.actor.found.remote("twostage"), self._found)
@@ -311,12 +311,7 @@ class _Pool(Generic[S]):
     def _found(self, handle: _Handle, theirs: tuple[str, str | None]) -> list[Any]:
         """Let an actor make its worker, if its node has this very twostage."""
         handle.node, version = theirs
-        if version != __version__:
-            found = "no twostage" if version is None else f"twostage {version}"
-            raise ExecutorError(
-                f"Node {handle.node} has {found}; this is twostage {__version__}. Install "
-                f"twostage=={__version__} on every node, in the environment that Ray runs in."
-            )
+        check_version(handle.node, version)
         self._ask(handle, handle.actor.open.remote(self._box, self._ray.get), self._opened)
         return []
 
@@ -388,17 +383,45 @@ class _Pool(Generic[S]):
         self._ray.kill(self._actors.pop(key))
 
     def _late(self) -> str:
-        gpus = self._options.gpus_per_worker
-        wanted = f"{self._cpus} CPUs" + (f" and {gpus:g} GPUs" if gpus else "")
-        nodes = ", ".join(
-            f"{node.get('CPU', 0):g} CPUs and {node.get('GPU', 0):g} GPUs"
-            for node in _alive(self._ray)
+        return no_room_message("No worker", alive_nodes(self._ray), self._cpus, self._options)
+
+
+def check_version(node: str, version: str | None) -> None:
+    """Raise ExecutorError if a node has another twostage than this, or none."""
+    if version != __version__:
+        found = "no twostage" if version is None else f"twostage {version}"
+        raise ExecutorError(
+            f"Node {node} has {found}; this is twostage {__version__}. Install "
+            f"twostage=={__version__} on every node, in the environment that Ray runs in."
         )
-        return (
-            f"No worker could begin within {self._options.start_s:.0f} s. One takes {wanted}; the "
-            f"cluster's nodes have {nodes or 'none'}. Wait until they are free, or ask for less: "
-            "--cpus-per-worker, --gpus-per-worker."
-        )
+
+
+def no_room_message(
+    who: str, nodes: Sequence[Mapping[str, float]], cpus: int, options: RayOptions
+) -> str:
+    """Say that workers could not begin, and what there is.
+
+    Parameters
+    ----------
+    who : str
+        Whoever could not.
+    nodes : sequence of mapping
+        What each node has, of ``CPU`` and ``GPU``.
+    cpus : int
+        Of a worker.
+    options : RayOptions
+        What was asked for.
+    """
+    gpus = options.gpus_per_worker
+    wanted = f"{cpus} CPUs" + (f" and {gpus:g} GPUs" if gpus else "")
+    found = ", ".join(
+        f"{node.get('CPU', 0):g} CPUs and {node.get('GPU', 0):g} GPUs" for node in nodes
+    )
+    return (
+        f"{who} could begin within {options.start_s:.0f} s. One takes {wanted}; the cluster's "
+        f"nodes have {found or 'none'}. Wait until they are free, or ask for less: "
+        "--cpus-per-worker, --gpus-per-worker."
+    )
 
 
 def choose_cpus(nodes: Sequence[Mapping[str, float]], gpus_per_worker: float) -> int:
@@ -516,11 +539,12 @@ def _import_ray() -> Any:
     return ray
 
 
-def _alive(ray: Any) -> list[dict[str, float]]:
+def alive_nodes(ray: Any) -> list[dict[str, float]]:
+    """Return what each node has that is there."""
     return [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
 
 
-def _environment(cpus: int) -> dict[str, str]:
+def environment_of(cpus: int) -> dict[str, str]:
     """Return what keeps a worker to its cores: joblib counts them so, and TensorFlow."""
     names = ("LOKY_MAX_CPU_COUNT", "TF_NUM_INTRAOP_THREADS")
     return {**dict.fromkeys(names, str(cpus)), "TF_CPP_MIN_LOG_LEVEL": "3"}

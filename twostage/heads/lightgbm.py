@@ -223,7 +223,7 @@ class LightGBMHead(Head):
             "num_class": n_classes if objective == "multiclass" else 1,
             "max_bin": 63 if is_wide else 255,
             # LightGBM keeps what it finds bins by in float64: of all rows, thrice the matrix.
-            "bin_construct_sample_cnt": _N_ROWS_TO_BIN_BY if is_wide else 200_000,
+            "bin_construct_sample_cnt": most_rows_to_bin_by(n_features),
             "seed": self.task_.random_state,
             "deterministic": True,
             "force_col_wise": True,
@@ -304,6 +304,11 @@ def _find_n_trees(
     most = most_rounds(task, len(folds))
     found = lightgbm.cv(parameters, data, most, folds=folds, callbacks=[stopping()])
     return max(1, len(next(iter(found.values()))))
+
+
+def most_rows_to_bin_by(n_features: int) -> int:
+    """Return by how many rows the bins of so many features are found."""
+    return _N_ROWS_TO_BIN_BY if n_features > _N_SAMPLED_FEATURES else 200_000
 
 
 def stopping() -> Any:

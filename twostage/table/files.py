@@ -14,11 +14,47 @@ from twostage.errors import DataError, UsageError, did_you_mean
 PathLike = str | os.PathLike[str]
 IMAGE_COLUMN, FOLDER_COLUMN = "image", "folder"
 _PARQUET = (".parquet", ".pq")
+_NULL = "nothing"
 _SHARDS = (*_PARQUET, ".tar", ".tar.gz", ".tgz")  # hold images, but name no class
 
 
-def read_table(path: PathLike) -> pd.DataFrame:
-    """Read a CSV or Parquet file, told apart by its ending.
+def table_files(path: PathLike) -> list[Path]:
+    """Return the files of a table, sorted: itself, or the Parquet files in a folder and below.
+
+    Names that begin with "." or "_" are left out.
+
+    Raises
+    ------
+    DataError
+        If a folder has none.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        return [folder]
+    files = [
+        file
+        for file in sorted(folder.rglob("*"))
+        if file.suffix.lower() in _PARQUET and not is_hidden(file.relative_to(folder))
+    ]
+    if not files:
+        raise DataError(f"'{path}' has no Parquet files. Give the folder of a table's files.")
+    return files
+
+
+def is_hidden(name: Path) -> bool:
+    """Whether a file is none of a table's, by its name in the folder."""
+    return any(part.startswith((".", "_")) for part in name.parts)
+
+
+def read_table(path: PathLike, columns: Sequence[str] | None = None) -> pd.DataFrame:
+    """Read a CSV or Parquet file, told apart by its ending, or a folder of Parquet files.
+
+    Parameters
+    ----------
+    path : path-like
+        Of the file, or the folder.
+    columns : sequence of str, optional
+        Read these alone.
 
     Raises
     ------
@@ -27,6 +63,10 @@ def read_table(path: PathLike) -> pd.DataFrame:
     DataError
         If it can't be read as a table, or has no rows.
     """
+    if Path(path).is_dir():
+        files = table_files(path)
+        check_alike(files)
+        return pd.concat([read_table(file, columns) for file in files], ignore_index=True)
     file = Path(path)
     if not file.is_file():
         raise UsageError(f"There is no table '{path}'. Give a CSV or Parquet file.")
@@ -36,9 +76,10 @@ def read_table(path: PathLike) -> pd.DataFrame:
         if repeated:
             raise DataError(f"Table '{path}' has two columns '{repeated[0]}'. Rename one.")
         if is_parquet:
-            frame = pd.read_parquet(file)
+            frame = pd.read_parquet(file, columns=None if columns is None else [*columns])
         else:
             frame = pd.read_csv(file, sep=_separator(file), low_memory=False)
+            frame = frame if columns is None else frame[[*columns]]
     except DataError:
         raise
     except UnicodeDecodeError as error:
@@ -52,6 +93,61 @@ def read_table(path: PathLike) -> pd.DataFrame:
     if frame.empty:
         raise DataError(f"Table '{path}' has no rows.")
     return frame
+
+
+def column_names(path: PathLike) -> list[str]:
+    """Return the columns of a table, from its first file."""
+    return [str(name) for name in _names_in(table_files(path)[0])]
+
+
+def check_alike(files: Sequence[Path]) -> None:
+    """Check that the files of a table have the same columns, as far as they are Parquet.
+
+    Raises
+    ------
+    DataError
+        Naming the first file and column that differ.
+    """
+    if len(files) < 2:
+        return
+    first = _kinds(files[0])
+    for file in files[1:]:
+        kinds = _kinds(file)
+        for name in {**first, **kinds}:
+            here, there = kinds.get(name), first.get(name)
+            if here != there and _NULL not in (here, there):
+                raise DataError(
+                    f"'{file}' has {_told(name, here)}, '{files[0]}' has {_told(name, there)}. "
+                    "Write all files of the table alike."
+                )
+
+
+def _kinds(file: Path) -> dict[str, str]:
+    """Return the columns of a Parquet file, and what kind of values they hold."""
+    try:
+        schema = pq.read_schema(file)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"'{file}' can't be read as a table: {error}") from error
+    return {field.name: _kind_of(field.type) for field in schema}
+
+
+def _kind_of(kind: pa.DataType) -> str:
+    """Return a type's kind: numbers of any size are one, texts, categories of texts too."""
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
+        return "numbers"
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
+        return "texts"
+    if pa.types.is_temporal(kind):
+        return "times"
+    if pa.types.is_null(kind):
+        return _NULL
+    return "lists" if pa.types.is_nested(kind) else str(kind)
+
+
+def _told(name: str, kind: str | None) -> str:
+    return f"no column '{name}'" if kind is None else f"{kind} in column '{name}'"
 
 
 def table_from_folders(names: Sequence[str]) -> pd.DataFrame:
@@ -121,12 +217,16 @@ def _separator(file: Path) -> str:
 
 def _repeated_names(file: Path) -> list[str]:
     """Return the column names that a file has twice, which pandas would rename or choke on."""
-    if file.suffix.lower() in _PARQUET:
-        names = pq.read_schema(file).names
-    else:
-        head = pd.read_csv(file, sep=_separator(file), header=None, nrows=1, dtype=str)
-        names = head.iloc[0].dropna().tolist()
+    names = _names_in(file)
     return [name for name in dict.fromkeys(names) if names.count(name) > 1]
+
+
+def _names_in(file: Path) -> list[str]:
+    if file.suffix.lower() in _PARQUET:
+        names: list[str] = pq.read_schema(file).names
+        return names
+    head = pd.read_csv(file, sep=_separator(file), header=None, nrows=1, dtype=str)
+    return list(head.iloc[0].dropna())
 
 
 def require_column(frame: pd.DataFrame, column: str, purpose: str) -> pd.Series:

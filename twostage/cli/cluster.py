@@ -1,0 +1,60 @@
+"""``twostage fit --executor ray``: what a cluster adds to the command."""
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from twostage.cli.options import ROLES, cluster_options, executor_option, refuse_given, together
+from twostage.cli.output import log_shown
+from twostage.errors import UsageError
+
+if TYPE_CHECKING:
+    from twostage.distributed import Outline
+    from twostage.fitted import FitSettings, FittedModel
+
+_OF_CLUSTER = ("address", "ray_workers", "cpus_per_worker", "sample_rows")
+_ALLOWED = {
+    *("store", "table", "target", "image_col", "group", "model", "head", "task", "log_target"),
+    *("features", "class_weight", "allow_seen", "image_pooling", "scaling", "categories"),
+    *("image_features", "components", "stop_words", "random_state", "quiet", "as_json", "executor"),
+    *ROLES,
+    *_OF_CLUSTER,
+}
+
+fit_cluster_options = together(
+    executor_option("trees grow, with --head lightgbm"),
+    cluster_options,
+    click.option(
+        "--sample-rows",
+        type=click.IntRange(100),
+        metavar="N",
+        help="With --executor ray: rows that encoders and the number of trees are learned from; "
+        "trees grow on all. By default 100,000.",
+    ),
+)
+
+
+def check_cluster(ctx: click.Context, options: dict[str, Any]) -> None:
+    """Refuse options of a cluster without one, and those that are of no use on one."""
+    if options["executor"] == "ray":
+        refuse_given(ctx, _ALLOWED, "a fit on a Ray cluster, which reads a store and a table")
+        return
+    given = [name for name in _OF_CLUSTER if options[name] is not None]
+    if given:
+        option = f"--{given[0].replace('_', '-')}"
+        raise UsageError(
+            f"{option} is of a Ray cluster, but the executor is 'local'. Give --executor ray as "
+            f"well, or leave {option} out."
+        )
+
+
+def fit_on_ray(
+    outline: "Outline", settings: "FitSettings", options: dict[str, Any], quiet: bool
+) -> "FittedModel":
+    """Fit on a cluster."""
+    from twostage.distributed import N_SAMPLED, fit_on_cluster
+    from twostage.executors.ray import RayOptions
+
+    where = RayOptions(options["address"], options["ray_workers"], options["cpus_per_worker"])
+    with log_shown(quiet):
+        return fit_on_cluster(outline, settings, where, options["sample_rows"] or N_SAMPLED)
