@@ -1,5 +1,6 @@
 """What executes a backbone: the choice, and that all give the same embeddings."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from threading import Event
 
+import joblib
 import numpy as np
 import pytest
 from PIL import Image
@@ -117,6 +119,16 @@ def test_openvino_leaves_the_callers_pixels_alone_and_takes_batches_as_it_goes(
     assert len(rest) == 11
     for before, after in zip(kept, given, strict=True):
         np.testing.assert_array_equal(before, after)
+
+
+@pytest.mark.parametrize("n_others", [0, 1])
+def test_threads_are_bound_to_cores_only_by_a_process_that_has_them_all(
+    network: Network, folder: Path, monkeypatch: pytest.MonkeyPatch, n_others: int
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 1 + n_others)
+    monkeypatch.setattr(joblib, "cpu_count", lambda: 1)
+    compiled = OpenVINOEngine(network.spec, folder, 4)._compiled
+    assert compiled.get_property("ENABLE_CPU_PINNING") is (n_others == 0)
 
 
 def test_a_run_that_is_given_up_can_be_followed_by_another(network: Network, folder: Path) -> None:
