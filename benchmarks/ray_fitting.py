@@ -1,6 +1,6 @@
 """Compare stage two on a Ray cluster with that on one machine: are the scores equal?
 
-    KERAS_HOME=... python benchmarks/ray_fitting.py DATA [--rows N] [--folds N]
+    KERAS_HOME=... python benchmarks/ray_fitting.py DATA [--rows N] [--folds N] [--outline-rows N]
 
 Two tables, each cut into files: ham10000 (DATA holds it), whose photos are embedded first, and a
 generated one of N rows, with embeddings of which a few numbers tell the target. Of each fold, by
@@ -8,12 +8,17 @@ whole groups, LightGBM learns from the other rows: on one machine; on a cluster 
 share this machine's cores; and there with encoders from a sample of a part of the rows. The folds
 are scored with the same rows, the differences paired. Seconds are of a whole fit: with the score
 on its own held-out fifth, and, of a cluster, the start of its workers twice.
+
+Then what the process that starts the fit reads of a long table, so that rows can be split, in
+seconds and memory.
 Results go to artifacts/ray_fitting.json and .md.
 """
 
 import json
 import os
 import platform
+import subprocess
+import sys
 import tempfile
 import time
 from dataclasses import replace
@@ -51,6 +56,19 @@ ARTIFACTS = Path(__file__).parents[1] / "artifacts"
 LIBRARIES = ("twostage", "ray", "lightgbm", "scikit-learn", "numpy", "pandas", "pyarrow")
 DIM = 200
 N_FILES = 8
+ROWS_OF_PART = 10_240
+OUTLINE = """
+import json, resource, sys, time
+from twostage.distributed import read_outline
+from twostage.fitted import FitSettings
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+started = time.perf_counter()
+settings = FitSettings("label", image_columns=("image",), group="case")
+outline = read_outline(sys.argv[1], sys.argv[2], settings)
+seconds = time.perf_counter() - started
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print(json.dumps({"seconds": round(seconds, 1), "gb": round((peak - before) / 1e6, 2)}))
+"""
 ONE, CLUSTER, SAMPLED = "one machine", "two nodes", "two nodes, sample"
 
 
@@ -88,20 +106,46 @@ def generated(
         }
     )
     store = EmbeddingStore.create(folder / "generated", spec | {"dim": DIM}, "generated")
-    columns = {
-        "image": frame["image"].tolist(),
-        "content_hash": [f"h{i}" for i in range(n)],
-        "size_bytes": [1] * n,
-        "mtime_ns": [None] * n,
-        "width": [9] * n,
-        "height": [9] * n,
-        "embedding": embedding_array(matrix, np.ones(n, bool), store.schema),
-        "error": [None] * n,
-        "seen": [False] * n,
-    }
-    store.write_part("part-000000.parquet", pa.table(columns, schema=store.schema))
+    write_rows(store, frame["image"].tolist(), matrix)
     settings = FitSettings("label", image_columns=("image",), group="case")
     return frame, folder / "generated", settings, n // 6
+
+
+def write_rows(store: EmbeddingStore, images: list[str], matrix: np.ndarray) -> None:
+    """Write embeddings into parts of a store."""
+    for number, start in enumerate(range(0, len(images), ROWS_OF_PART)):
+        some = matrix[start : start + ROWS_OF_PART]
+        n = len(some)
+        columns = {
+            "image": images[start : start + n],
+            "content_hash": [f"{i:032x}" for i in range(start, start + n)],
+            "size_bytes": [1] * n,
+            "mtime_ns": [None] * n,
+            "width": [9] * n,
+            "height": [9] * n,
+            "embedding": embedding_array(some, np.ones(n, bool), store.schema),
+            "error": [None] * n,
+            "seen": [False] * n,
+        }
+        part = f"part-{number:06d}.parquet"
+        store.write_part(part, pa.table(columns, schema=store.schema))
+
+
+def measure_outline(n: int, spec: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Read the outline of a long table, in a process of its own."""
+    store = EmbeddingStore.create(folder / "long", spec | {"dim": 4}, "long")
+    images = [f"{i % 1000:03d}/{i:08d}.jpg" for i in range(n)]
+    rng = np.random.default_rng(0)
+    write_rows(store, images, np.ones((n, 4), np.float32))
+    columns = {"image": images, "case": rng.integers(0, n // 2, n), "label": rng.integers(0, 2, n)}
+    (folder / "long-table").mkdir()
+    for i, rows in enumerate(np.array_split(np.arange(n), N_FILES)):
+        some = pd.DataFrame(columns).iloc[rows]
+        some.to_parquet(folder / "long-table" / f"{i}.parquet")
+    command = [sys.executable, "-c", OUTLINE, str(folder / "long-table"), str(folder / "long")]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return {"rows": n, **found}
 
 
 def compare(
@@ -203,6 +247,14 @@ def as_markdown(record: dict[str, Any]) -> str:
             )
             shown = "" if arm == ONE else less
             lines.append(f"| {arm} | {auc} | {shown} | {each['seconds']} |")
+    outline = record["outline"]
+    lines += [
+        "",
+        "## What the process that starts a fit reads first",
+        "",
+        f"Target, group and names of {outline['rows']:,} rows, matched with a store of as many "
+        f"images: {outline['seconds']} s, {outline['gb']} GB of memory.",
+    ]
     return "\n".join([*lines, "", f"{record['machine']}; {made}.", ""])
 
 
@@ -210,7 +262,8 @@ def as_markdown(record: dict[str, Any]) -> str:
 @click.argument("data", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--rows", default=20_000, show_default=True, help="Of the generated table.")
 @click.option("--folds", default=5, show_default=True)
-def main(data: Path, rows: int, folds: int) -> None:
+@click.option("--outline-rows", default=1_000_000, show_default=True)
+def main(data: Path, rows: int, folds: int, outline_rows: int) -> None:
     """Compare, and write ray_fitting.json and .md."""
     os.environ.setdefault("RAY_worker_niceness", "0")
     record: dict[str, Any] = {
@@ -221,7 +274,9 @@ def main(data: Path, rows: int, folds: int) -> None:
     with tempfile.TemporaryDirectory() as name, cluster_of(2) as cluster:
         folder = Path(name)
         real = lesions(data, folder)
-        made = generated(rows, folder, EmbeddingStore(real[1]).spec)
+        spec = EmbeddingStore(real[1]).spec
+        made = generated(rows, folder, spec)
+        record["outline"] = measure_outline(outline_rows, spec, folder)
         for title, given in (("ham10000", real), ("generated", made)):
             record["tables"][title] = compare(*given, folds, cluster.address, folder)
             click.echo(json.dumps(record["tables"][title], indent=1), err=True)

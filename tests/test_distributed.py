@@ -84,7 +84,6 @@ def workers(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
             jobs = [pool.submit(task, share, places, i) for i, share in enumerate(shares)]
             return [job.result() for job in jobs]
 
-    monkeypatch.setattr(distributed, "check_ready", lambda address: None)
     monkeypatch.setattr(distributed, "connected", lambda address: nullcontext())
     monkeypatch.setattr(distributed, "run_together", together)
     return crew
@@ -255,6 +254,14 @@ def test_options_that_make_no_sense_are_refused(folder, tmp_path, words, message
     assert not (tmp_path / "M").exists()
 
 
+def test_without_ray_its_installation_is_told(folder, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    given = ["--table", folder / "table", "--target", "label", "--image-col", "image"]
+    result = run("fit", folder / "S", *given, "-o", tmp_path / "M", "--executor", "ray")
+    assert result.exit_code == 1
+    assert "pip install 'twostage[ray]'" in result.stderr
+
+
 def test_the_command_fits_predicts_and_tells_of_unusable_images(folder, workers, tmp_path):
     given = ["--table", folder / "table", "--target", "label", "--image-col", "image"]
     given += ["--group", "case", "--ignore", "price", "--ignore", "kind"]
@@ -308,7 +315,7 @@ def test_two_nodes_fit_what_two_workers_fit(folder, workers, cluster, tmp_path, 
     on_ray = ["--executor", "ray", "--address", cluster.address, "--sample-rows", 600]
     result = run("fit", folder / "S", *given, *on_ray)
     assert result.exit_code == 3, result.output
-    assert "2 workers of 1 CPUs each begin" in result.stderr
+    assert "Workers in the cluster: 2, with 1 CPUs each." in result.stderr
     assert str(expected.holdout.scores["auc"]) in result.stdout
 
 
@@ -344,12 +351,22 @@ def test_a_worker_that_is_lost_costs_a_new_beginning(cluster, tmp_path, caplog):
         options = RayOptions(ray_workers=3, start_s=5)
         with pytest.raises(ExecutorError, match="Not all 3 workers could begin within 5 s"):
             run_together(ray, options, Task(tmp_path / "marker"), parts, 1)
-        with pytest.raises(ExecutorError, match=r"A worker failed: TypeError.*fault of twostage"):
+        with pytest.raises(ExecutorError, match=r"A worker on node .* failed: TypeError.*fault of"):
             run_together(ray, RayOptions(), Task, parts, 1)
+        with pytest.raises(
+            ExecutorError, match=r"on node .* can't go on: No store\. All nodes must"
+        ):
+            run_together(ray, RayOptions(), _lacks_the_store, parts, 1)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(ray_group, "check_version", _refuse)
             with pytest.raises(ExecutorError, match="another version"):
                 run_together(ray, RayOptions(), Task(tmp_path / "marker"), parts, 1)
+
+
+def _lacks_the_store(part, places, rank):
+    from twostage.errors import StoreError
+
+    raise StoreError("No store.")
 
 
 def _refuse(node, version):

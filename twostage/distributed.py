@@ -18,7 +18,7 @@ import pandas as pd
 from twostage.contents import IMAGE, kind_of
 from twostage.encoding import FeatureEncoder
 from twostage.errors import UsageError
-from twostage.executors.ray import RayOptions, check_ready, connected
+from twostage.executors.ray import RayOptions, connected
 from twostage.executors.ray_group import Places, run_together
 from twostage.features import Features
 from twostage.fitted import FitSettings, FittedModel, Holdout
@@ -48,12 +48,13 @@ from twostage.heads.lightgbm_parallel import (
     Piece,
     grow,
 )
-from twostage.joins import ImageBlock
+from twostage.joins import AnyStore, ImageBlock
 from twostage.members import Member, MemberPlan
 from twostage.memory import free_bytes
 from twostage.rows import TrainingRows, row_digests
 from twostage.sources import blocks_from_store, check_usable, outlines_from_store
 from twostage.splits import holdout
+from twostage.store.holdings import Holdings
 from twostage.store.store import EmbeddingStore
 from twostage.table.files import check_alike, column_names, read_table, require_column, table_files
 from twostage.table.roles import Column
@@ -84,10 +85,12 @@ class _Source:
     image_columns: tuple[str, ...]
     pooling: str
 
-    def open(self) -> EmbeddingStore | None:
-        return None if self.store is None else EmbeddingStore(self.store)
+    def open(self) -> Holdings | None:
+        """Return what the store holds."""
+        return None if self.store is None else Holdings(EmbeddingStore(self.store))
 
-    def blocks(self, frame: pd.DataFrame, store: EmbeddingStore | None) -> dict[str, ImageBlock]:
+    def blocks(self, frame: pd.DataFrame, store: AnyStore | None) -> dict[str, ImageBlock]:
+        """Return the embeddings of rows."""
         if store is None:
             return {}
         return blocks_from_store(frame, self.image_columns, store, pooling=self.pooling)[0]
@@ -237,7 +240,7 @@ class _Growing:
                 digests.append((file.first + file.recorded, row_digests(recorded)))
         return _Grown(head if rank == 0 else None, outputs, digests)
 
-    def _features(self, file: str, rows: np.ndarray, store: EmbeddingStore | None) -> Features:
+    def _features(self, file: str, rows: np.ndarray, store: Holdings | None) -> Features:
         frame = read_table(file).iloc[rows]
         return self.encoder.transform(frame, self.source.blocks(frame, store))
 
@@ -272,7 +275,6 @@ def fit_on_cluster(
     ExecutorError
         If the cluster can't be reached, has no room, or loses workers again and again.
     """
-    check_ready(cluster.address)
     return _Fitting(outline, settings, cluster, n_sampled).run()
 
 

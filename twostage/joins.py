@@ -9,10 +9,12 @@ import numpy as np
 import pandas as pd
 
 from twostage.errors import DataError
-from twostage.images.references import match_names
+from twostage.images.references import canonical_name, match_names
 from twostage.memory import check_room
+from twostage.store.holdings import Holdings, holdings_of
 from twostage.store.store import EmbeddingStore
 
+AnyStore = EmbeddingStore | Holdings
 SEPARATOR = ";"
 POOLINGS = ("mean", "max", "first")
 _N_SHOWN = 3
@@ -64,7 +66,7 @@ def image_names(values: pd.Series) -> list[list[str]]:
 
 
 def match_with_store(
-    names: Sequence[Sequence[str]], store: EmbeddingStore, *, must_match: bool = True
+    names: Sequence[Sequence[str]], store: AnyStore, *, must_match: bool = True
 ) -> tuple[dict[str, str], str | None]:
     """Find the store's name of every image that a table names.
 
@@ -72,7 +74,7 @@ def match_with_store(
     ----------
     names : sequence of sequences of str
         The names in each row.
-    store : EmbeddingStore
+    store : EmbeddingStore or Holdings
         What to find them in.
     must_match : bool
         Whether every name must be found; at least one must be in any case.
@@ -90,18 +92,20 @@ def match_with_store(
         Counting and showing what did not match.
     """
     unique = list(dict.fromkeys(name for row in names for name in row))
-    known = store.index()["image"].to_pylist()
-    match = match_names(unique, set(known))
+    held, canonical = holdings_of(store), [canonical_name(name) for name in unique]
+    if held.has_all(canonical):
+        return dict(zip(unique, canonical, strict=True)), None
+    match = match_names(unique, held.names)
     key_of = {name: key for name, key in zip(unique, match.keys, strict=True) if key is not None}
     if len(key_of) < len(unique) and (must_match or not key_of):
-        raise DataError(_unmatched_message(names, key_of, known, store))
+        raise DataError(_unmatched_message(names, key_of, held))
     return key_of, match.note
 
 
 def image_block(
     column: str,
     names: Sequence[Sequence[str]],
-    store: EmbeddingStore,
+    store: AnyStore,
     key_of: Mapping[str, str],
     pooling: str = "mean",
 ) -> ImageBlock:
@@ -113,7 +117,7 @@ def image_block(
         The column's name.
     names : sequence of sequences of str, length n_rows
         The names in each row.
-    store : EmbeddingStore
+    store : EmbeddingStore or Holdings
         Where the embeddings are.
     key_of : mapping of str to str
         The store's name for each name; a name without one counts as an error.
@@ -127,10 +131,11 @@ def image_block(
     """
     keys = list(dict.fromkeys(key_of[name] for row in names for name in row if name in key_of))
     number_of = {key: number for number, key in enumerate(keys)}
-    check_room(len(keys), store.dim, "embeddings")
-    embeddings = store.embeddings(keys)
+    held = holdings_of(store)
+    check_room(len(keys), held.store.dim, "embeddings")
+    embeddings = held.embeddings(keys)
     is_usable = ~np.isnan(embeddings).any(axis=1)
-    facts = _facts_by_image(store)
+    facts = held.facts_of(keys)
     row_numbers: list[int] = []
     key_numbers: list[int] = []
     for row, row_names in enumerate(names):
@@ -146,7 +151,7 @@ def image_block(
 def block_outline(
     column: str,
     names: Sequence[Sequence[str]],
-    store: EmbeddingStore,
+    store: AnyStore,
     key_of: Mapping[str, str],
 ) -> ImageBlock:
     """Tell of an image column all but its embeddings: the matrix has no columns.
@@ -156,7 +161,8 @@ def block_outline(
     column, names, store, key_of
         As for `image_block`.
     """
-    facts = _facts_by_image(store)
+    keys = list(dict.fromkeys(key_of.values()))
+    facts = holdings_of(store).facts_of(keys)
     keys_by_row = [[key_of[name] for name in row if name in key_of] for row in names]
     n_images = [sum(facts[key][1] is None for key in keys) for keys in keys_by_row]
     errors, hashes = _facts_by_row(names, key_of, facts)
@@ -195,15 +201,6 @@ def _split(cell: str) -> list[str]:
     """Split a cell into names, unless a piece has no ending: then the ``;`` belongs to a name."""
     pieces = [piece for piece in cell.split(SEPARATOR) if piece.strip()]
     return pieces if all(PurePosixPath(piece.strip()).suffix for piece in pieces) else [cell]
-
-
-def _facts_by_image(store: EmbeddingStore) -> dict[str, tuple[str | None, str | None]]:
-    """Return content hash and error of each image in the store."""
-    index = store.index()
-    images, hashes, errors = (
-        index[name].to_pylist() for name in ("image", "content_hash", "error")
-    )
-    return dict(zip(images, zip(hashes, errors, strict=True), strict=True))
 
 
 def _first_error(
@@ -263,15 +260,14 @@ def pool_by_row(
 def _unmatched_message(
     names: Sequence[Sequence[str]],
     key_of: Mapping[str, str],
-    known: Sequence[str],
-    store: EmbeddingStore,
+    held: Holdings,
 ) -> str:
     left = [(row, name) for row, named in enumerate(names) for name in named if name not in key_of]
     n_rows = len({row for row, _ in left})
     shown = ", ".join(f"'{name}' (row {row + 1})" for row, name in left[:_N_SHOWN])
-    has = f"like '{known[0]}'" if known else "no image at all"
+    has = f"like '{next(iter(held.names))}'" if len(held) else "no image at all"
     return (
-        f"{n_rows} of {len(names)} rows name an image that the store '{store.path}' does not "
-        f"hold; first: {shown}. It holds {len(known)} images, {has}. Extract the missing ones "
+        f"{n_rows} of {len(names)} rows name an image that the store '{held.store.path}' does not "
+        f"hold; first: {shown}. It holds {len(held)} images, {has}. Extract the missing ones "
         "into it, or write the names relative to the extracted folder."
     )

@@ -12,6 +12,7 @@ from twostage.executors.ray import Progress, RayExecutor, RayOptions, ReadyWorke
 from twostage.model import read_model
 from twostage.sources import blocks_from_store, check_usable
 from twostage.staged import AnyModel
+from twostage.store.holdings import Holdings
 from twostage.store.store import EmbeddingStore
 from twostage.table.files import is_hidden, read_table, table_files, write_table
 
@@ -75,7 +76,7 @@ class PredictionRecipe:
     def __call__(self, progress: Progress) -> ReadyWorker[Partition, PartitionRecord]:
         """Open the model and the store."""
         model = read_model(self.model)
-        store = None if self.store is None else EmbeddingStore(self.store)
+        store = None if self.store is None else Holdings(EmbeddingStore(self.store))
 
         def run(partitions: Iterable[Partition]) -> Iterator[PartitionRecord]:
             for partition in partitions:
@@ -160,9 +161,7 @@ def _run(
     return executor.run(recipe, partitions)
 
 
-def _predict(
-    model: AnyModel, store: EmbeddingStore | None, partition: Partition
-) -> PartitionRecord:
+def _predict(model: AnyModel, store: Holdings | None, partition: Partition) -> PartitionRecord:
     """Predict for one file. An error says which one it was."""
     try:
         frame = read_table(partition.table)
@@ -177,7 +176,7 @@ def _predict(
     return PartitionRecord(partition.output, len(predictions), len(errors), first)
 
 
-def _blocks(model: AnyModel, store: EmbeddingStore | None, frame: Any) -> Any:
+def _blocks(model: AnyModel, store: Holdings | None, frame: Any) -> Any:
     if store is None:
         raise StoreError("The model looks at images: give the store that has them.")
     pooling = model.settings.image_pooling

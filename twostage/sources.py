@@ -16,7 +16,15 @@ from twostage.extraction import ExtractionOptions
 from twostage.images.listing import Place, absolute
 from twostage.images.places import open_place
 from twostage.images.references import Reference
-from twostage.joins import ImageBlock, block_outline, image_block, image_names, match_with_store
+from twostage.joins import (
+    AnyStore,
+    ImageBlock,
+    block_outline,
+    image_block,
+    image_names,
+    match_with_store,
+)
+from twostage.store.holdings import holdings_of
 from twostage.store.store import EmbeddingStore
 from twostage.table.files import require_column
 
@@ -26,7 +34,7 @@ PathLike = str | os.PathLike[str]
 def blocks_from_store(
     frame: pd.DataFrame,
     image_columns: Sequence[str],
-    store: EmbeddingStore,
+    store: AnyStore,
     *,
     must_match: bool = True,
     pooling: str = "mean",
@@ -40,8 +48,8 @@ def blocks_from_store(
         store of texts or sequences is of.
     image_columns : sequence of str
         Their names.
-    store : EmbeddingStore
-        What holds the embeddings.
+    store : EmbeddingStore or Holdings
+        What holds the embeddings; of several tables, its holdings spare reading the index anew.
     must_match : bool
         Whether every image must be in the store.
     pooling : {"mean", "max", "first"}
@@ -59,28 +67,30 @@ def blocks_from_store(
     DataError
         If a column is missing, or images are not in the store.
     """
-    kind = kind_of(store.spec)
+    held = holdings_of(store)
+    kind = kind_of(held.store.spec)
     if kind != IMAGE:
-        return _blocks_of_values(frame, image_columns, store, kind, must_match), []
+        return _blocks_of_values(frame, image_columns, held, kind, must_match), []
     blocks, notes = {}, []
     for column, names in _names_by_column(frame, image_columns).items():
-        key_of, note = match_with_store(names, store, must_match=must_match)
-        blocks[column] = image_block(column, names, store, key_of, pooling)
+        key_of, note = match_with_store(names, held, must_match=must_match)
+        blocks[column] = image_block(column, names, held, key_of, pooling)
         notes += [note] if note else []
     return blocks, notes
 
 
 def outlines_from_store(
-    frame: pd.DataFrame, image_columns: Sequence[str], store: EmbeddingStore
+    frame: pd.DataFrame, image_columns: Sequence[str], store: AnyStore
 ) -> tuple[dict[str, ImageBlock], list[str]]:
     """Tell of a table's images all that a store knows but the embeddings; else `blocks_from_store`.
 
     Every image must be in the store.
     """
+    held = holdings_of(store)
     blocks, notes = {}, []
     for column, names in _names_by_column(frame, image_columns).items():
-        key_of, note = match_with_store(names, store)
-        blocks[column] = block_outline(column, names, store, key_of)
+        key_of, note = match_with_store(names, held)
+        blocks[column] = block_outline(column, names, held, key_of)
         notes += [note] if note else []
     return blocks, notes
 
@@ -159,25 +169,26 @@ def _blocks_of_encoder(
 def _blocks_of_values(
     frame: pd.DataFrame,
     columns: Sequence[str],
-    store: EmbeddingStore,
+    store: AnyStore,
     kind: str,
     must_match: bool,
 ) -> dict[str, ImageBlock]:
     """Take the embeddings of what columns hold from a store, by the digests of their bytes."""
-    known = set(store.index()["image"].to_pylist())
+    held = holdings_of(store)
+    known = held.names.keys()
     blocks = {}
     for column in columns:
         names = names_of(references_to(require_column(frame, column, kind), kind))
-        lacking = [row for row, named in enumerate(names) if not known.issuperset(named)]
+        lacking = [row for row, named in enumerate(names) if not known >= set(named)]
         if lacking and (must_match or len(lacking) == sum(map(len, names))):
             shown = str(frame[column].iloc[lacking[0]])
             raise DataError(
                 f"{len(lacking)} of {len(names)} rows of column '{column}' hold a {kind} that the "
-                f"store '{store.path}' does not; first: row {lacking[0] + 1}, '{shown:.40}'. "
+                f"store '{held.store.path}' does not; first: row {lacking[0] + 1}, '{shown:.40}'. "
                 f"Extract them into it: twostage extract TABLE --{kind}-col {column} -o STORE."
             )
         key_of = {name: name for named in names for name in named if name in known}
-        blocks[column] = image_block(column, names, store, key_of)
+        blocks[column] = image_block(column, names, held, key_of)
     return blocks
 
 

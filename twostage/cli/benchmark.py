@@ -12,6 +12,7 @@ from twostage.cli.embedded import check_columns, kind_in, with_embedded
 from twostage.cli.fit import asked_of_networks, listed_images
 from twostage.cli.live import cells_told
 from twostage.cli.options import (
+    A_TABLE,
     IMAGES,
     NETWORK,
     PLACES,
@@ -56,7 +57,7 @@ if TYPE_CHECKING:
     help="Folder to make, or to go on with: results.parquet, oof.parquet, importance.parquet, "
     "run.json.",
 )
-@click.option("--table", type=TABLE, help="CSV or Parquet table with the target.")
+@click.option("--table", type=TABLE, help=f"The rows: {A_TABLE} with the target.")
 @click.option("--target", metavar="COL", help="Column to predict.")
 @target_from_folder_option
 @image_col_option

@@ -5,12 +5,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from twostage.cli.options import ROLES, cluster_options, executor_option, refuse_given, together
-from twostage.cli.output import log_shown
 from twostage.errors import UsageError
 
 if TYPE_CHECKING:
-    from twostage.distributed import Outline
-    from twostage.fitted import FitSettings, FittedModel
+    from twostage.executors.ray import RayOptions
 
 _OF_CLUSTER = ("address", "ray_workers", "cpus_per_worker", "sample_rows")
 _ALLOWED = {
@@ -48,13 +46,9 @@ def check_cluster(ctx: click.Context, options: dict[str, Any]) -> None:
         )
 
 
-def fit_on_ray(
-    outline: "Outline", settings: "FitSettings", options: dict[str, Any], quiet: bool
-) -> "FittedModel":
-    """Fit on a cluster."""
-    from twostage.distributed import N_SAMPLED, fit_on_cluster
-    from twostage.executors.ray import RayOptions
+def cluster_of(options: dict[str, Any]) -> "RayOptions":
+    """Return where to fit; raise ExecutorError if it can't be reached."""
+    from twostage.executors.ray import RayOptions, check_ready
 
-    where = RayOptions(options["address"], options["ray_workers"], options["cpus_per_worker"])
-    with log_shown(quiet):
-        return fit_on_cluster(outline, settings, where, options["sample_rows"] or N_SAMPLED)
+    check_ready(options["address"])
+    return RayOptions(options["address"], options["ray_workers"], options["cpus_per_worker"])

@@ -8,6 +8,7 @@ import click
 
 from twostage.cli.fit import listed_images
 from twostage.cli.options import (
+    A_TABLE,
     IMAGES,
     PLACES,
     STORE,
@@ -33,7 +34,9 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("model", type=click.Path(exists=True, file_okay=False))
 @click.option(
-    "--table", type=TABLE, help="CSV or Parquet table with the training's columns and the target."
+    "--table",
+    type=TABLE,
+    help=f"The rows: {A_TABLE} with the training's columns and the target.",
 )
 @click.option("--images", type=IMAGES, help=f"The table's images: {PLACES}.")
 @click.option("--store", type=STORE, help="Instead of --images: a store that holds them.")

@@ -7,6 +7,7 @@ import click
 
 from twostage.cli.embedded import asked_of_values, read_values
 from twostage.cli.options import (
+    A_TABLE,
     IMAGES,
     OF_LONG_TABLES,
     SEED,
@@ -40,7 +41,11 @@ _LEAST_TO_TELL = 256  # images: fewer say little about a rate
     metavar="STORE",
     help="Folder of the store, or its URL (s3://bucket/store).",
 )
-@click.option("--table", type=TABLE, help="Only the images that this CSV or Parquet table names.")
+@click.option(
+    "--table",
+    type=TABLE,
+    help=f"Only the images that a table names: {A_TABLE} with a column of paths.",
+)
 @click.option("--image-col", multiple=True, metavar="COL", help="Its column of paths; repeatable.")
 @click.option(
     "--bytes-col",

@@ -8,6 +8,7 @@ import click
 from twostage.cli.embedded import asked_of_values, read_table_of
 from twostage.cli.fit import listed_images
 from twostage.cli.options import (
+    A_TABLE,
     IMAGES,
     OF_LONG_TABLES,
     TABLE,
@@ -65,7 +66,7 @@ _OF_TUNING = (*TUNING, "batch_size", "class_weight", "precision", "random_state"
 @sequence_options
 @network_options
 @text_options
-@click.option("--table", type=TABLE, help="CSV or Parquet table with the target.")
+@click.option("--table", type=TABLE, help=f"The rows: {A_TABLE} with the target.")
 @click.option("--target", metavar="COL", help="Column to learn; stage two may learn another.")
 @target_from_folder_option
 @image_col_option

@@ -6,14 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from twostage.cli.cluster import check_cluster, fit_cluster_options, fit_on_ray
+from twostage.cli.cluster import check_cluster, cluster_of, fit_cluster_options
 from twostage.cli.embedded import check_columns, kind_in, with_embedded
 from twostage.cli.options import (
+    A_TABLE,
     IMAGES,
     NETWORK,
     PLACES,
     ROLES,
     STORE,
+    TABLE,
     allow_seen_option,
     backbone_options,
     class_weight_option,
@@ -74,11 +76,7 @@ _OF_BACKBONE = (
 @click.command()
 @click.argument("store", type=STORE, required=False)
 @click.option("-o", "--output", "model", required=True, metavar="MODEL", help="Folder to make.")
-@click.option(
-    "--table",
-    type=click.Path(exists=True),
-    help="CSV or Parquet table with the target; or the folder of a table in many Parquet files.",
-)
+@click.option("--table", type=TABLE, help=f"The rows: {A_TABLE} with the target.")
 @click.option("--target", metavar="COL", help="Column to predict.")
 @target_from_folder_option
 @image_col_option
@@ -200,12 +198,14 @@ def _fit_on_cluster(
     quiet: bool,
 ) -> "tuple[AnyModel, int]":
     """Fit by the workers of a cluster; return the model, and the rows with an unusable image."""
-    from twostage.distributed import read_outline
+    from twostage.distributed import N_SAMPLED, fit_on_cluster, read_outline
 
+    cluster = cluster_of(options)
     with log_shown(quiet):
         outline = read_outline(table, store, settings)
-    _tell_target(outline.target, quiet)
-    return fit_on_ray(outline, settings, options, quiet), outline.n_unusable
+        _tell_target(outline.target, quiet)
+        n_sampled = options["sample_rows"] or N_SAMPLED
+        return fit_on_cluster(outline, settings, cluster, n_sampled), outline.n_unusable
 
 
 def _fit_here(

@@ -39,7 +39,8 @@ class StoreType(click.ParamType[str]):
 
 IMAGES = ImagesType()
 PLACES = "a folder, a list of files, a tar, a Parquet file of their bytes, or a URL of such"
-TABLE = click.Path(exists=True, dir_okay=False)
+TABLE = click.Path(exists=True)
+A_TABLE = "a CSV or Parquet table, or a folder of Parquet files,"
 STORE = StoreType()
 SEED = click.IntRange(0, 2**32 - 1)
 

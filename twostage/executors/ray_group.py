@@ -65,9 +65,8 @@ def run_together(
     Raises
     ------
     ExecutorError
-        If there is no room, a worker has another twostage, or workers were lost three times.
-    TwoStageError
-        What the task raises.
+        If there is no room, a worker has another twostage, the task raises something, or workers
+        were lost three times.
     """
     for attempt in range(1, _ATTEMPTS + 1):
         try:
@@ -90,6 +89,7 @@ class _LostError(Exception):
 class _Group:
     def __init__(self, ray: Any, options: RayOptions, signs_of_loss: Sequence[str]):
         self._ray, self._options, self._signs_of_loss = ray, options, signs_of_loss
+        self._nodes: list[str] = []
         nodes = alive_nodes(ray)
         self._cpus = options.cpus_per_worker or choose_cpus(nodes, 0)
         self._n_most = options.ray_workers or max(1, count_room(nodes, self._cpus, 0))
@@ -102,11 +102,13 @@ class _Group:
         actors: list[Any] = []
         try:
             actors = [self._start(room, place) for place in range(len(parts))]
-            for node, version in self._get([actor.found.remote("twostage") for actor in actors]):
+            found = self._get([actor.found.remote("twostage") for actor in actors])
+            self._nodes = [node for node, _ in found]
+            for node, version in found:
                 check_version(node, version)
             address_of = self._ray.util.get_node_ip_address
             places = self._get([actor.meet.remote(address_of, n_ports) for actor in actors])
-            log.info("%d workers of %d CPUs each begin ...", len(actors), self._cpus)
+            log.info("Workers in the cluster: %d, with %d CPUs each.", len(actors), self._cpus)
             shared = self._ray.put(task)
             promises = [
                 actor.work.remote([shared, self._ray.put(part)], self._ray.get, places, rank)
@@ -142,22 +144,27 @@ class _Group:
         waiting, exceptions = list(promises), self._ray.exceptions
         while waiting:
             ready, waiting = self._ray.wait(waiting, timeout=_LOOK_S)
-            try:
-                self._ray.get(ready)
-            except exceptions.RayTaskError as error:
-                raise self._explained(error.cause) from error
-            except exceptions.RayError as error:
-                raise _LostError(first_line(error).rstrip(".")) from error
+            for promise in ready:
+                try:
+                    self._ray.get(promise)
+                except exceptions.RayTaskError as error:
+                    raise self._explained(error.cause, promises.index(promise)) from error
+                except exceptions.RayError as error:
+                    raise _LostError(first_line(error).rstrip(".")) from error
         return list(self._ray.get(promises))
 
-    def _explained(self, cause: Exception) -> Exception:
+    def _explained(self, cause: Exception, rank: int) -> Exception:
         """Return what to raise: a worker whose peer is gone is often heard before that is known."""
+        node = self._nodes[rank] if self._nodes else "(unknown)"
         if isinstance(cause, TwoStageError):
-            return cause
+            return ExecutorError(
+                f"A worker on node {node} can't go on: {cause} All nodes must see the same files, "
+                "under the same paths or URLs."
+            )
         reason = f"{type(cause).__name__}: {first_line(cause)}".rstrip(".")
         if type(cause).__name__ in self._signs_of_loss:
             return _LostError(reason)
         return ExecutorError(
-            f"A worker failed: {reason}. This is a fault of twostage, or of what is installed "
-            "there."
+            f"A worker on node {node} failed: {reason}. This is a fault of twostage, or of what is "
+            "installed there."
         )

@@ -323,19 +323,26 @@ class EmbeddingStore:
         except (ValueError, AttributeError):
             return ": it does not say which"
 
-    def embeddings(self, images: Sequence[str]) -> np.ndarray:
+    def embeddings(self, images: Sequence[str], parts: Sequence[str] | None = None) -> np.ndarray:
         """Return the embeddings of images, in the order given.
 
         Parameters
         ----------
         images : sequence of str, length n
             Names as the store has them; a name may occur more than once.
+        parts : sequence of str, optional
+            Where they were seen last: no other part is read if they all are still there.
 
         Returns
         -------
         float32 array of shape (n, dim)
             NaN where the store has no embedding for the name.
         """
+        if parts is not None:
+            with suppress(_GoneError):
+                matrix, is_found = self._gather("image", images, parts)
+                if is_found.all():
+                    return matrix
         return self._gather("image", images)[0]
 
     def known(self, hashes: Sequence[str]) -> dict[str, np.ndarray]:
