@@ -219,7 +219,7 @@ def as_markdown(results: dict[str, Any]) -> str:
         "# Extraction by a Ray cluster",
         "",
         f"{results['machine']}; {', '.join(f'{k} {v}' for k, v in results['versions'].items())}. "
-        "Made by `python benchmarks/ray_extraction.py DATA`.",
+        "Made by `python benchmarks/ray_extraction.py IMAGES`.",
     ]
     equal = results.get("equal")
     if equal:
