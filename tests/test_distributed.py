@@ -165,6 +165,29 @@ def test_each_row_is_learned_from_once_and_no_held_out_row_is(folder, workers):
     assert 400 < in_the_end["n_sampled"] <= 600
 
 
+@pytest.mark.parametrize("n_tabled", [900, 10_000])
+def test_rows_that_taught_encoders_of_the_table_are_shown_out_of_fold(
+    folder, workers, monkeypatch, n_tabled
+):
+    """The column of 60 towns is encoded by the target, which a row must not tell of itself."""
+    monkeypatch.setattr(distributed, "_MOST_ROWS_OF_TABLE", n_tabled)
+    settings = replace(SETTINGS, roles=RoleOverrides(ignore=("price", "kind")))
+    model = fit_together(folder, settings, n_sampled=600)
+    (share,) = workers.shares[-1]
+    n_known = sum(file.is_known.sum() for file in share.files)
+    n_taught = n_known + len(share.sampled.y)
+    assert (800 < n_taught <= 900) if n_tabled == 900 else (n_taught == N)
+    frame = read_table(folder / "table")
+    encoder = model.members[0].encoder.table
+    for file in share.files:
+        rows = frame.iloc[file.first + file.learned[file.is_known]]
+        own, codes = encoder.transform(rows)
+        assert own.shape == file.dense.shape
+        np.testing.assert_array_equal(codes, file.codes)
+        is_other = (own != file.dense).any(axis=1) & ~np.isnan(own).any(axis=1)
+        assert len(rows) < 20 or is_other.mean() > 0.9
+
+
 def test_a_table_alone_can_be_fitted(folder, workers):
     settings = replace(SETTINGS, features="table", roles=RoleOverrides(ignore=("price", "kind")))
     model = fit_together(folder, settings)
@@ -271,7 +294,7 @@ def test_the_command_fits_predicts_and_tells_of_unusable_images(folder, workers,
     assert result.exit_code == local.exit_code == 3, result.output
     assert "1 row with an unusable image" in result.stderr
     assert result.stdout == local.stdout.replace(str(here), str(there))
-    assert "Reading 1,500 of 1,500 rows to learn encoders" in result.stderr
+    assert "Reading 1,500 of 1,500 rows to learn encoders, 1,500 of them with" in result.stderr
     words = ("--table", folder / "table", "--store", folder / "S", "--quiet", "-o")
     for model in (here, there):
         assert run("predict", model, *words, tmp_path / f"{model.name}-p").exit_code == 3

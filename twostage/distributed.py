@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from twostage.contents import IMAGE, kind_of
-from twostage.encoding import FeatureEncoder
+from twostage.encoding import EncodedTable, FeatureEncoder
 from twostage.errors import UsageError
 from twostage.executors.ray import RayOptions, connected
 from twostage.executors.ray_group import Places, run_together
@@ -29,6 +29,7 @@ from twostage.fitting import (
     check_repeated_images,
     check_table,
     digested_columns,
+    hold_out_to_score,
     record_with,
     score_outputs,
     tell_roles,
@@ -53,7 +54,6 @@ from twostage.members import Member, MemberPlan
 from twostage.memory import free_bytes
 from twostage.rows import TrainingRows, row_digests
 from twostage.sources import blocks_from_store, check_usable, outlines_from_store
-from twostage.splits import holdout
 from twostage.store.holdings import Holdings
 from twostage.store.store import EmbeddingStore
 from twostage.table.files import check_alike, column_names, read_table, require_column, table_files
@@ -63,6 +63,7 @@ from twostage.targets import Target, prepare_target
 log = logging.getLogger("twostage")
 
 N_SAMPLED = 100_000
+_MOST_ROWS_OF_TABLE = 2_000_000  # by which its columns' encoders are learned
 _MIN_ROWS_OF_WORKER = 50
 _LEARNS = "lightgbm"
 
@@ -152,6 +153,9 @@ class _FileShare:
         The number of its first row.
     learned, scored, recorded : int arrays
         Places in it of the rows to learn from, to predict, and to record.
+    is_known, dense, codes
+        Which of the rows to learn from taught the encoders of the table's columns, and these
+        columns of those as `EncodedTable` has them.
     y, weight
         Of the rows to learn from.
     """
@@ -159,6 +163,9 @@ class _FileShare:
     file: str
     first: int
     learned: np.ndarray
+    is_known: np.ndarray
+    dense: np.ndarray
+    codes: np.ndarray
     scored: np.ndarray
     recorded: np.ndarray
     y: np.ndarray
@@ -222,7 +229,7 @@ class _Growing:
         pieces = [Piece(lambda: sampled.features, sampled.y, sampled.weight, share.is_watched)]
         for file in share.files:
             if len(file.learned):
-                load = partial(self._features, file.file, file.learned, store)
+                load = partial(self._features, file, store)
                 unwatched = np.zeros(len(file.learned), bool)
                 pieces.append(Piece(load, file.y, file.weight, unwatched))
         plan = replace(self.plan, task=replace(self.plan.task, n_jobs=share.n_cpus))
@@ -240,9 +247,12 @@ class _Growing:
                 digests.append((file.first + file.recorded, row_digests(recorded)))
         return _Grown(head if rank == 0 else None, outputs, digests)
 
-    def _features(self, file: str, rows: np.ndarray, store: Holdings | None) -> Features:
-        frame = read_table(file).iloc[rows]
-        return self.encoder.transform(frame, self.source.blocks(frame, store))
+    def _features(self, share: _FileShare, store: Holdings | None) -> Features:
+        """Encode rows to learn from: what taught an encoder, out of fold."""
+        frame = read_table(share.file).iloc[share.learned]
+        dense, codes = self.encoder.table.transform(frame)
+        dense[share.is_known], codes[share.is_known] = share.dense, share.codes
+        return self.encoder.transform(frame, self.source.blocks(frame, store), (dense, codes))
 
 
 def fit_on_cluster(
@@ -252,9 +262,9 @@ def fit_on_cluster(
 
     What `twostage.fitting.fit_and_score` does, for LightGBM and tables of any length: the same rows
     are held out, and nothing of the scored model sees them. What is in the memory of this process
-    is of all rows the target, the group and the names of images, and the sample with its
-    embeddings; a worker has its share of the rows, a byte for each feature, and one file of the
-    table.
+    is of all rows the target, the group and the names of images; of two million rows the table, and
+    the sample with its embeddings. A worker has its share of the rows, a byte for each feature, and
+    one file of the table.
 
     Parameters
     ----------
@@ -265,8 +275,8 @@ def fit_on_cluster(
     cluster : RayOptions
         Where, and how many workers.
     n_sampled : int
-        Rows, whole groups, that encoders, bins and the number of trees are learned from. Of fewer
-        rows in all, these are learned as they are on one machine.
+        Rows, whole groups, that encoders of embeddings and texts, bins and the number of trees are
+        learned from. Of fewer rows in all, these are learned as they are on one machine.
 
     Raises
     ------
@@ -293,7 +303,8 @@ class _Fitting:
         self._source = _Source(where, columns, settings.image_pooling)
         self._ray: Any = None
         self._columns: list[Column] = []
-        self._sample: TrainingRows
+        self._tabled: TrainingRows  # whole rows, but for embeddings
+        self._sample: TrainingRows  # some of them, with these
 
     def run(self) -> FittedModel:
         rows, target, n_seen, is_seen = self._usable()
@@ -315,35 +326,27 @@ class _Fitting:
 
     def _draw_sample(self, rows: TrainingRows) -> None:
         """Read some rows whole, by groups, and tell the roles of their columns."""
-        settings = self._settings
-        places = sample_by_groups(np.asarray(rows.groups), self._n_sampled, settings.random_state)
-        outline = rows.take(places)
-        numbers = _numbers(outline)
+        settings, groups = self._settings, np.asarray(rows.groups)
+        n_most = max(_MOST_ROWS_OF_TABLE, self._n_sampled)
+        tabled = sample_by_groups(groups, n_most, settings.random_state)
+        sampled = sample_by_groups(groups, self._n_sampled, settings.random_state)
         log.info(
-            "Reading %s of %s rows to learn encoders ...", f"{len(numbers):,}", f"{len(rows):,}"
+            "Reading %s of %s rows to learn encoders, %s of them with embeddings ...",
+            *(f"{len(some):,}" for some in (tabled, rows, sampled)),
         )
-        frame = self._table.read(numbers)
-        check_table(frame, settings)
-        self._sample = replace(outline, frame=frame, blocks=self._source.blocks(frame, self._held))
-        self._columns = tell_roles(frame, settings)
+        outline = rows.take(tabled)
+        self._tabled = replace(outline, frame=self._table.read(_numbers(outline)))
+        check_table(self._tabled.frame, settings)
+        self._columns = tell_roles(self._tabled.frame, settings)
+        sample = self._tabled.take(np.flatnonzero(np.isin(tabled, sampled)))
+        self._sample = replace(sample, blocks=self._source.blocks(sample.frame, self._held))
 
     def _score(self, rows: TrainingRows, target: Target, is_seen: np.ndarray) -> Holdout | None:
         """Score on a fifth of the rows that the backbone has not seen, if there are any."""
-        scorable = np.flatnonzero(~is_seen)
-        if not len(scorable):
+        parts = hold_out_to_score(rows, target, self._settings, is_seen)
+        if parts is None:
             return None
-        groups = np.asarray(rows.groups)
-        train, test = (
-            scorable[part]
-            for part in holdout(
-                target.y[scorable],
-                is_classification=target.classes is not None,
-                groups=groups[scorable],
-                random_state=self._settings.random_state,
-            )
-        )
-        train = np.union1d(train, np.flatnonzero(is_seen))
-        log.info("Holding out %s of %s rows, to score ...", f"{len(test):,}", f"{len(rows):,}")
+        (train, test), groups = parts, np.asarray(rows.groups)
         scored, outputs = self._fit(rows.take(train), target.take(train), _numbers(rows)[test])
         scores = score_outputs(scored, outputs, target.take(test), groups[test])
         return Holdout(len(test), len(np.unique(groups[test])), len(train), scores)
@@ -358,7 +361,11 @@ class _Fitting:
         check_blocks(sample, settings.embeds)
         task = Task(rows.n_classes, settings.random_state)
         recipe = self._head.recipe.changed(**settings.recipe)
-        encoder, features = MemberPlan(self._head, recipe, self._columns, task).encode(sample)
+        member = MemberPlan(self._head, recipe, self._columns, task)
+        tabled = _rows_of(self._tabled, rows)
+        table = member.encode_table(tabled)
+        of_sample = table.take(np.flatnonzero(np.isin(_numbers(tabled), _numbers(sample))))
+        encoder, features = member.encode(sample, of_sample)
         labelled = LabelledRows(features, sample.y, sample.sample_weight)
         plan, is_watched = self._plan(rows, labelled, sample.groups, task)
         names = [] if scored is not None else digested_columns(self._columns, rows.blocks)
@@ -366,7 +373,12 @@ class _Fitting:
             self._ray,
             self._cluster,
             _Growing(plan, encoder, self._source, names),
-            partial(self._divide, rows, _numbers(sample), labelled, is_watched, scored),
+            partial(
+                self._divide,
+                self._files(rows, _numbers(sample), scored, _numbers(tabled), table),
+                labelled,
+                is_watched,
+            ),
             N_TRAININGS,
             ("LightGBMError",),
         )
@@ -417,32 +429,35 @@ class _Fitting:
 
     def _divide(
         self,
-        rows: TrainingRows,
-        sampled: np.ndarray,
-        labelled: LabelledRows,
+        files: list[_FileShare],
+        sampled: LabelledRows,
         is_watched: np.ndarray,
-        scored: np.ndarray | None,
         n_most: int,
         n_cpus: int,
     ) -> list[_Share]:
         """Divide the sample evenly, and the files by their rows."""
-        n = max(1, min(n_most, len(sampled) // _MIN_ROWS_OF_WORKER))
-        files = self._files(rows, sampled, scored)
+        n = max(1, min(n_most, len(sampled.y) // _MIN_ROWS_OF_WORKER))
         hands: list[list[_FileShare]] = [[] for _ in range(n)]
         loads = np.zeros(n)
         for file in sorted(files, key=lambda file: -len(file.learned) - len(file.scored)):
             least = int(loads.argmin())
             hands[least].append(file)
             loads[least] += len(file.learned) + len(file.scored) + 1
-        everything = np.arange(len(sampled))
+        everything = np.arange(len(sampled.y))
         return [
-            _Share(hand, labelled.take(everything[i::n]), is_watched[i::n], n_cpus)
+            _Share(hand, sampled.take(everything[i::n]), is_watched[i::n], n_cpus)
             for i, hand in enumerate(hands)
         ]
 
     def _files(
-        self, rows: TrainingRows, sampled: np.ndarray, scored: np.ndarray | None
+        self,
+        rows: TrainingRows,
+        sampled: np.ndarray,
+        scored: np.ndarray | None,
+        tabled: np.ndarray,
+        table: EncodedTable,
     ) -> list[_FileShare]:
+        """Return what is to be done with each file, of rows by their numbers."""
         numbers = _numbers(rows)
         is_learned = ~np.isin(numbers, sampled)
         learned, y = numbers[is_learned], rows.y[is_learned]
@@ -459,11 +474,16 @@ class _Fitting:
             if len(mine) or len(theirs) or len(all_of_it):
                 first = int(self._table.starts[i])
                 at = np.searchsorted(learned, mine + first)
+                is_known = np.isin(mine + first, tabled)
+                known = table.take(np.searchsorted(tabled, mine[is_known] + first))
                 found.append(
                     _FileShare(
                         file,
                         first,
                         mine,
+                        is_known,
+                        known.dense,
+                        known.codes,
                         theirs,
                         all_of_it,
                         y[at],

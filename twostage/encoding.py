@@ -44,6 +44,47 @@ class _Record:
     steps: dict[str, StepsEncoder] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class EncodedTable:
+    """The columns of training rows, as an encoder must show rows that it learned from.
+
+    Attributes
+    ----------
+    encoder : TableEncoder
+        That learned from them.
+    dense : float32 array of shape (n_rows, n_dense)
+        Encoded, no row by its own label.
+    codes : int32 array of shape (n_rows, n_coded)
+        Numbers of the categories left to the head.
+    """
+
+    encoder: TableEncoder
+    dense: np.ndarray
+    codes: np.ndarray
+
+    @classmethod
+    def of(
+        cls, rows: TrainingRows, columns: Sequence[Column], recipe: Recipe, random_state: int
+    ) -> Self:
+        """Learn from training rows; see `FeatureEncoder.fit_transform`."""
+        return cls(
+            *TableEncoder.fit_transform(
+                rows.frame,
+                columns,
+                recipe,
+                rows.y,
+                is_classification=rows.is_classification,
+                random_state=random_state,
+                groups=rows.groups,
+                sample_weight=rows.sample_weight,
+            )
+        )
+
+    def take(self, rows: np.ndarray) -> "EncodedTable":
+        """Return some rows, by number."""
+        return EncodedTable(self.encoder, self.dense[rows], self.codes[rows])
+
+
 @dataclass
 class FeatureEncoder:
     """All that was learned about how rows become features, in training rows alone.
@@ -80,7 +121,12 @@ class FeatureEncoder:
 
     @classmethod
     def fit_transform(
-        cls, rows: TrainingRows, columns: Sequence[Column], recipe: Recipe, random_state: int
+        cls,
+        rows: TrainingRows,
+        columns: Sequence[Column],
+        recipe: Recipe,
+        random_state: int,
+        table: EncodedTable | None = None,
     ) -> tuple[Self, Features]:
         """Learn from training rows, and encode them.
 
@@ -94,6 +140,8 @@ class FeatureEncoder:
             What the head wants.
         random_state : int
             Of the folds in which target encoders and probes are cross-fitted.
+        table : EncodedTable, optional
+            Of the rows, by an encoder that learned from more rows than these.
 
         Returns
         -------
@@ -101,16 +149,7 @@ class FeatureEncoder:
         features : Features
             Of n_rows. No row's features come from its own label, nor from that of its group.
         """
-        table, encoded, codes = TableEncoder.fit_transform(
-            rows.frame,
-            columns,
-            recipe,
-            rows.y,
-            is_classification=rows.is_classification,
-            random_state=random_state,
-            groups=rows.groups,
-            sample_weight=rows.sample_weight,
-        )
+        table = table or EncodedTable.of(rows, columns, recipe, random_state)
         counts = _counts(rows.blocks, recipe)
         texts: dict[str, TextEncoder] = {}
         matrices = {name: block.matrix for name, block in rows.blocks.items()}
@@ -127,7 +166,7 @@ class FeatureEncoder:
             groups=rows.groups,
             random_state=random_state,
         )
-        beside = [encoded, *_counted(rows.blocks, counts)]
+        beside = [table.dense, *_counted(rows.blocks, counts)]
         of_text = [column.name for column in columns if column.role == TEXT]
         reads_words = recipe.texts == WORDS
         stop_words = stop_words_of(recipe.stop_words)
@@ -158,17 +197,22 @@ class FeatureEncoder:
             )
             found += block_features
         widths = {name: matrix.shape[1] for name, matrix in matrices.items()}
-        encoder = cls(table, texts, widths, blocks, counts, words, summaries, steps)
+        encoder = cls(table.encoder, texts, widths, blocks, counts, words, summaries, steps)
         return encoder, Features(
             _stacked(beside),
-            codes,
-            table.cardinalities,
+            table.codes,
+            table.encoder.cardinalities,
             tuple(found),
             tokens,
             encoder._followed(rows.frame),
         )
 
-    def transform(self, frame: pd.DataFrame, images: Mapping[str, ImageBlock]) -> Features:
+    def transform(
+        self,
+        frame: pd.DataFrame,
+        images: Mapping[str, ImageBlock],
+        table: tuple[np.ndarray, np.ndarray] | None = None,
+    ) -> Features:
         """Encode rows.
 
         Parameters
@@ -177,8 +221,10 @@ class FeatureEncoder:
             With the columns that were learned from, in any order.
         images : mapping of str to ImageBlock
             One per image column, aligned with ``frame``.
+        table : (dense, codes), optional
+            The table's columns of these rows, encoded already; see `EncodedTable`.
         """
-        encoded, codes = self.table.transform(frame)
+        encoded, codes = table or self.table.transform(frame)
         beside = [encoded, *_counted(images, self.counts)]
         found: list[np.ndarray] = []
         for name, encoder in self.blocks.items():

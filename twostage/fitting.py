@@ -390,6 +390,34 @@ def _score_holdout(
     is_seen: np.ndarray,
 ) -> Holdout | None:
     """Score the recipe on a fifth of the rows that the backbone has not seen, if there are any."""
+    parts = hold_out_to_score(rows, target, settings, is_seen)
+    if parts is None:
+        return None
+    (train, test), groups = parts, np.asarray(rows.groups)
+    scored = learner.fit(rows.take(train), target.take(train), columns)
+    held_out = rows.take(test)
+    images = learner.images_of(held_out, scored)
+    scores = score_model(scored, held_out.frame, images, target.take(test), groups[test])
+    return Holdout(len(test), len(np.unique(groups[test])), len(train), scores)
+
+
+def hold_out_to_score(
+    rows: TrainingRows, target: Target, settings: FitSettings, is_seen: np.ndarray
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Hold out a fifth of the rows that the backbone has not seen.
+
+    Parameters
+    ----------
+    rows, target, settings
+        As for `training_rows`.
+    is_seen : bool array of shape (n_rows,)
+        See `tell_seen`.
+
+    Returns
+    -------
+    train, test : int arrays
+        Row numbers; what was seen may train. None if all rows were.
+    """
     scorable = np.flatnonzero(~is_seen)
     if not len(scorable):
         return None
@@ -405,11 +433,7 @@ def _score_holdout(
     )
     train = np.union1d(train, np.flatnonzero(is_seen))
     log.info("Holding out %s of %s rows, to score ...", f"{len(test):,}", f"{len(rows):,}")
-    scored = learner.fit(rows.take(train), target.take(train), columns)
-    held_out = rows.take(test)
-    images = learner.images_of(held_out, scored)
-    scores = score_model(scored, held_out.frame, images, target.take(test), groups[test])
-    return Holdout(len(test), len(np.unique(groups[test])), len(train), scores)
+    return train, test
 
 
 def tell_seen(rows: TrainingRows, settings: FitSettings, seen: SeenRows) -> np.ndarray:

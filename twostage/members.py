@@ -10,7 +10,7 @@ import pandas as pd
 from sklearn.base import clone
 from threadpoolctl import threadpool_limits
 
-from twostage.encoding import FeatureEncoder
+from twostage.encoding import EncodedTable, FeatureEncoder
 from twostage.errors import DataError
 from twostage.features import Features
 from twostage.heads import Head, Task, head_class, name_of
@@ -63,8 +63,22 @@ class MemberPlan:
             head.fit(features, rows.y, self.task, rows.groups, rows.sample_weight)
         return Member(encoder, head)
 
-    def encode(self, rows: TrainingRows) -> tuple[FeatureEncoder, Features]:
+    def encode_table(self, rows: TrainingRows) -> EncodedTable:
+        """Learn how columns of the table are encoded, alone."""
+        with _few_threads(rows):
+            return EncodedTable.of(rows, self.columns, self.recipe, self.task.random_state)
+
+    def encode(
+        self, rows: TrainingRows, table: EncodedTable | None = None
+    ) -> tuple[FeatureEncoder, Features]:
         """Learn the encoder alone, and return what it makes of the rows.
+
+        Parameters
+        ----------
+        rows : TrainingRows
+            To learn from.
+        table : EncodedTable, optional
+            Of the rows, if columns of the table are encoded already.
 
         Raises
         ------
@@ -73,7 +87,7 @@ class MemberPlan:
         """
         with _few_threads(rows):
             encoder, features = FeatureEncoder.fit_transform(
-                rows, self.columns, self.recipe, self.task.random_state
+                rows, self.columns, self.recipe, self.task.random_state, table
             )
         if features.is_empty:
             raise DataError("There are no features to learn from.")

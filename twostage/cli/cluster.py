@@ -26,8 +26,8 @@ fit_cluster_options = together(
         "--sample-rows",
         type=click.IntRange(100),
         metavar="N",
-        help="With --executor ray: rows that encoders and the number of trees are learned from; "
-        "trees grow on all. By default 100,000.",
+        help="With --executor ray: rows whose embeddings and texts are read to learn how these are "
+        "encoded, and the number of trees; trees grow on all. By default 100,000.",
     ),
 )
 
