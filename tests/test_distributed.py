@@ -305,6 +305,26 @@ def test_the_command_fits_predicts_and_tells_of_unusable_images(folder, workers,
         pd.testing.assert_frame_equal(ours, theirs)
 
 
+def test_a_node_that_turns_out_to_be_gone_is_not_waited_for(monkeypatch):
+    nodes = [{"CPU": 1.0}, {"CPU": 1.0}]
+    removed = []
+
+    class Room:
+        def wait(self, seconds):
+            nodes.pop()
+            return False
+
+    room = Room()
+    util = SimpleNamespace(
+        placement_group=lambda bundles, strategy: room, remove_placement_group=removed.append
+    )
+    monkeypatch.setattr(ray_group, "alive_nodes", lambda ray: list(nodes))
+    group = ray_group._Group(SimpleNamespace(util=util), RayOptions(), ())
+    assert group._reserve(2) is None
+    assert removed == [room]
+    assert group._count_room() == 1
+
+
 # --- with a cluster -------------------------------------------------------------------------------
 
 

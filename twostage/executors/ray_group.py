@@ -5,6 +5,7 @@ such groups as well, but hands their results back through a folder that all node
 """
 
 import logging
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -90,15 +91,15 @@ class _Group:
     def __init__(self, ray: Any, options: RayOptions, signs_of_loss: Sequence[str]):
         self._ray, self._options, self._signs_of_loss = ray, options, signs_of_loss
         self._nodes: list[str] = []
-        nodes = alive_nodes(ray)
-        self._cpus = options.cpus_per_worker or choose_cpus(nodes, 0)
-        self._n_most = options.ray_workers or max(1, count_room(nodes, self._cpus, 0))
+        self._cpus = options.cpus_per_worker or choose_cpus(alive_nodes(ray), 0)
 
     def run(
         self, task: GroupTask[P, R], divide: Callable[[int, int], Sequence[P]], n_ports: int
     ) -> list[R]:
-        parts = divide(self._n_most, self._cpus)
-        room = self._reserve(len(parts))
+        room = None
+        while room is None:
+            parts = divide(self._count_room(), self._cpus)
+            room = self._reserve(len(parts))
         actors: list[Any] = []
         try:
             actors = [self._start(room, place) for place in range(len(parts))]
@@ -120,15 +121,29 @@ class _Group:
                 self._ray.kill(actor)
             self._ray.util.remove_placement_group(room)
 
+    def _count_room(self) -> int:
+        """Count the workers that were asked for, or else find room."""
+        room = count_room(alive_nodes(self._ray), self._cpus, 0)
+        return self._options.ray_workers or max(1, room)
+
     def _reserve(self, n: int) -> Any:
-        """Reserve room for all workers, on different nodes if that can be."""
+        """Reserve room for all workers, on different nodes if that can be.
+
+        None if there is less room by now: that a node is gone is known only after a while.
+        """
         room = self._ray.util.placement_group([{"CPU": self._cpus}] * n, strategy="SPREAD")
-        if not room.wait(self._options.start_s):
-            self._ray.util.remove_placement_group(room)
-            who = "No worker" if n == 1 else f"Not all {n} workers"
-            raise ExecutorError(
-                no_room_message(who, alive_nodes(self._ray), self._cpus, self._options)
-            )
+        until_s = time.monotonic() + self._options.start_s
+        while not room.wait(min(_LOOK_S, self._options.start_s)):
+            has_less = self._count_room() < n
+            if has_less or time.monotonic() >= until_s:
+                self._ray.util.remove_placement_group(room)
+            if has_less:
+                return None
+            if time.monotonic() >= until_s:
+                who = "No worker" if n == 1 else f"Not all {n} workers"
+                raise ExecutorError(
+                    no_room_message(who, alive_nodes(self._ray), self._cpus, self._options)
+                )
         return room
 
     def _start(self, room: Any, place: int) -> Any:
