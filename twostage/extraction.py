@@ -26,7 +26,12 @@ from twostage.encoders.spec import EncoderSpec, read_spec
 from twostage.encoders.values import ValueLoader, references_to
 from twostage.errors import ImagesError, StoreError, UsageError
 from twostage.executors.local import LocalExecutor
-from twostage.executors.ray import RayExecutor, RayOptions, check_ready
+from twostage.executors.ray import (
+    RayExecutor,
+    RayOptions,
+    check_ready,
+    refuse_without_cluster,
+)
 from twostage.fingerprint import hash_json
 from twostage.images.loading import ImageLoader
 from twostage.images.manifest import Manifest
@@ -124,12 +129,8 @@ class ExtractionOptions:
         """
         names = ("address", "ray_workers", "cpus_per_worker", "gpus_per_worker")
         given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
-        if given and self.executor != "ray":
-            name = next(iter(given))
-            raise UsageError(
-                f"{name} is of a Ray cluster, but the executor is 'local'. Give --executor ray as "
-                f"well, or leave --{name.replace('_', '-')} out."
-            )
+        if self.executor != "ray":
+            refuse_without_cluster(given)
         return RayOptions(**given)
 
 

@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from twostage.cli.options import ROLES, cluster_options, executor_option, refuse_given, together
-from twostage.errors import UsageError
 
 if TYPE_CHECKING:
     from twostage.executors.ray import RayOptions
@@ -37,13 +36,9 @@ def check_cluster(ctx: click.Context, options: dict[str, Any]) -> None:
     if options["executor"] == "ray":
         refuse_given(ctx, _ALLOWED, "a fit on a Ray cluster, which reads a store and a table")
         return
-    given = [name for name in _OF_CLUSTER if options[name] is not None]
-    if given:
-        option = f"--{given[0].replace('_', '-')}"
-        raise UsageError(
-            f"{option} is of a Ray cluster, but the executor is 'local'. Give --executor ray as "
-            f"well, or leave {option} out."
-        )
+    from twostage.executors.ray import refuse_without_cluster
+
+    refuse_without_cluster(name for name in _OF_CLUSTER if options[name] is not None)
 
 
 def cluster_of(options: dict[str, Any]) -> "RayOptions":

@@ -386,6 +386,17 @@ class _Pool(Generic[S]):
         return no_room_message("No worker", alive_nodes(self._ray), self._cpus, self._options)
 
 
+def refuse_without_cluster(given: Iterable[str]) -> None:
+    """Raise UsageError if options of a cluster are given, by their names, to a run here."""
+    name = next(iter(given), None)
+    if name is not None:
+        option = f"--{name.replace('_', '-')}"
+        raise UsageError(
+            f"{option} is of a Ray cluster, but the executor is 'local'. Give --executor ray as "
+            f"well, or leave {option} out."
+        )
+
+
 def check_version(node: str, version: str | None) -> None:
     """Raise ExecutorError if a node has another twostage than this, or none."""
     if version != __version__:
